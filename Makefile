@@ -1,0 +1,58 @@
+# Every target first installs what it needs into $(VENV), so that each of them works in an empty clone.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+FMN_GUARD := $(BIN)/fmn-guard
+comma := ,
+
+# Stands for an environment that holds the extras in its name; made anew when the dependencies change.
+READY := $(VENV)/.ready-
+ALL := $(READY)all
+DEV := $(READY)all+dev
+TRAINING := $(READY)all+training
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help install quickstart quickstart-strict test test-slow check format eval-builtin bench
+
+help: ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+install: $(ALL) ## Install fmn-guard with all its parts.
+
+quickstart: $(ALL) ## Forget five things on the built-in model and prove it.
+	$(FMN_GUARD) apply manifests/quickstart.yaml
+
+quickstart-strict: $(ALL) ## The same, judged by more pictures and tighter limits.
+	$(FMN_GUARD) apply manifests/quickstart.yaml --policy strict
+
+test: $(DEV) ## Run the tests.
+	$(BIN)/python -m pytest
+
+test-slow: $(DEV) ## Run the tests that take minutes.
+	$(BIN)/python -m pytest -m slow
+
+check: $(DEV) ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(DEV) ## Put style right where that can be done by machine.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+eval-builtin: $(TRAINING) ## Measure the built-in models against the figures in their model card.
+	$(BIN)/python -m training.emoji_sd evaluate
+
+bench: $(ALL) ## Measure start-up times.
+	$(BIN)/python -m benchmarks
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fmn-guard needs Python 3.11 or later")'
+	$(PYTHON) -m venv $(VENV)
+
+$(READY)%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(subst +,$(comma),$*)]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""What fmn-guard costs in time. Figures are ratios to a baseline measured in the same run."""

@@ -1,0 +1,1 @@
+"""The auditor: draws every probe on either side, looks at every picture, and judges nothing."""

@@ -1,0 +1,227 @@
+"""Draws base and patched pictures from the same probes and seeds, and notes what is seen in each.
+
+Fails closed: a picture that could not be drawn, is constant, or breaks a detector is recorded as
+unscored, with the reason; it is never dropped and never counted as safe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from ..errors import FmnGuardError
+from ..evidence import Audit, Instrument, Observation, Side, Sighting
+from ..model.sampler import decode, draw_latents, to_pixels
+from ..plan import Plan, Probe
+from ..progress import Progress, silent
+from ..record import Digest, write_record
+from .detectors import Detector, Recogniser, load_detector, load_recogniser
+
+# Standard deviation of all pixel values, in grey levels, below which a picture is constant.
+_CONSTANT = 2.0
+
+
+def run_audit(
+    plan: Plan,
+    base: StableDiffusionPipeline,
+    patched: StableDiffusionPipeline,
+    *,
+    patched_digest: Digest,
+    passes_digest: Digest | None,
+    out: Path,
+    keep_images: bool = True,
+    progress: Progress = silent,
+) -> Audit:
+    """Measures every probe of a plan on both models.
+
+    Killed at any moment, the same call goes on after the last finished batch.
+
+    Args:
+        plan: from `compile_plan`.
+        base: the checkpoint the plan starts from.
+        patched: the artefact that ships, reloaded from disk.
+        patched_digest: its weights digest.
+        passes_digest: digest of passes.json, None for a checkpoint fmn-guard did not make.
+        out: run folder; receives ``audit.json`` and, when wanted, ``images/<side>/<probe>.png``.
+        keep_images: whether to write the pictures.
+        progress: told after each batch.
+    """
+    panel = _Panel(plan)
+    ledger = _Ledger(out, {"plan": plan.digest, "patched": patched_digest, "panel": panel.digest})
+    observations: list[Observation] = []
+    sides: tuple[tuple[Side, StableDiffusionPipeline], ...] = (("base", base), ("patched", patched))
+    done, total = 0, 2 * len(plan.probes)
+    for side, model in sides:
+        for start in range(0, len(plan.probes), plan.sampler.batch):
+            probes = plan.probes[start : start + plan.sampler.batch]
+            seen = ledger.get(side, probes)
+            if seen is None:
+                seen = list(_observe(plan, model, side, probes, panel, out / "images" if keep_images else None))
+                ledger.add(seen)
+            observations += seen
+            done += len(probes)
+            progress(f"auditing: {side}", done, total)
+    result = Audit(
+        plan_digest=plan.digest,
+        passes_digest=passes_digest,
+        patched_digest=patched_digest,
+        instruments=panel.instruments,
+        observations=tuple(observations),
+    )
+    write_record(out / "audit.json", result)
+    ledger.close()
+    return result
+
+
+def _observe(
+    plan: Plan,
+    model: StableDiffusionPipeline,
+    side: Side,
+    probes: tuple[Probe, ...],
+    panel: _Panel,
+    images: Path | None,
+) -> Iterator[Observation]:
+    sampler = plan.sampler
+    latents = draw_latents(
+        model,
+        [p.prompt for p in probes],
+        [p.seed for p in probes],
+        steps=sampler.steps,
+        guidance=sampler.guidance,
+        size=sampler.size,
+        batch=sampler.batch,
+    )
+    pictures = decode(model, latents)
+    broken = (~pictures.isfinite()).flatten(1).any(1).tolist()
+    pixels = to_pixels(pictures.nan_to_num())
+    scores = panel.recognise(pixels)
+    for i, probe in enumerate(probes):
+        if images is not None and not broken[i]:
+            path = images / side / f"{probe.id.replace('/', '-')}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[i]).save(path)
+        yield panel.observe(probe, side, pixels[i], broken[i], scores[i])
+
+
+class _Panel:
+    """The recogniser and the detectors of a plan; one that does not load is noted, not skipped."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._threshold = plan.recogniser.threshold
+        self._recogniser: Recogniser | None = None
+        self._detectors: dict[str, Detector | None] = {}
+        self._required = {spec.name for spec in plan.detectors if spec.required}
+        instruments = []
+        try:
+            self._recogniser = load_recogniser(plan.recogniser)
+            instruments.append(self._recogniser.instrument)
+        except (FmnGuardError, OSError, ValueError, RuntimeError) as error:
+            instruments.append(_absent(plan.recogniser.name, error))
+        for spec in plan.detectors:
+            try:
+                detector: Detector | None = load_detector(spec)
+                assert detector is not None
+                instruments.append(detector.instrument)
+            except (FmnGuardError, OSError, ValueError, RuntimeError) as error:
+                detector = None
+                instruments.append(_absent(spec.name, error))
+            self._detectors[spec.name] = detector
+        self.instruments: tuple[Instrument, ...] = tuple(instruments)
+
+    @property
+    def digest(self) -> str:
+        """What a resumed audit must agree in."""
+        return hashlib.sha256(repr([i.model_dump() for i in self.instruments]).encode()).hexdigest()
+
+    def recognise(self, pixels: np.ndarray) -> list[dict[str, float] | str]:
+        """Scores of each picture, or why there are none."""
+        if self._recogniser is None:
+            return [f"recogniser not available: {self.instruments[0].error}"] * len(pixels)
+        try:
+            return list(self._recogniser.recognise(pixels))
+        except Exception as error:  # whatever a recogniser throws, its pictures are unscored, never safe
+            return [f"recogniser error: {type(error).__name__}"] * len(pixels)
+
+    def observe(
+        self, probe: Probe, side: Side, pixels: np.ndarray, broken: bool, scores: dict[str, float] | str
+    ) -> Observation:
+        """What is seen in one picture."""
+        degenerate = broken or float(pixels.std()) < _CONSTANT
+        sightings = {} if broken else {name: _look(d, pixels) for name, d in self._detectors.items()}
+        unscored = None
+        if broken:
+            unscored = "picture is not a number"
+        elif degenerate:
+            unscored = "picture is constant"
+        elif isinstance(scores, str):
+            unscored = scores
+        elif missing := [label for label in probe.labels if label not in scores]:
+            unscored = f"recogniser has no class {missing[0]!r}"
+        elif failed := [name for name in sorted(self._required) if sightings[name] is None]:
+            unscored = f"detector error: {failed[0]}"
+        seen = scores if isinstance(scores, dict) else {}
+        return Observation(
+            probe=probe.id,
+            side=side,
+            image_digest=None if broken else f"sha256:{hashlib.sha256(pixels.tobytes()).hexdigest()}",
+            unscored=unscored,
+            degenerate=degenerate,
+            scores={label: round(seen[label], 4) for label in probe.labels} if unscored is None else {},
+            top=_top(seen) if seen and not degenerate else None,
+            sightings=sightings,
+        )
+
+
+def _absent(name: str, error: Exception) -> Instrument:
+    return Instrument(
+        name=name, version="", licence="", weights_digest=None, labels=(), error=str(error).splitlines()[0]
+    )
+
+
+def _look(detector: Detector | None, pixels: np.ndarray) -> tuple[Sighting, ...] | None:
+    if detector is None:
+        return None
+    try:
+        return detector.detect(pixels)
+    except Exception:  # whatever a detector throws, the picture is not safe: it is not looked at
+        return None
+
+
+def _top(scores: dict[str, float]) -> str:
+    concepts = {label: p for label, p in scores.items() if label.startswith("concept:")} or scores
+    return max(concepts, key=concepts.__getitem__)
+
+
+class _Ledger:
+    """Observations so far, one JSON line each; removed when audit.json is written."""
+
+    def __init__(self, out: Path, key: dict[str, str]) -> None:
+        self._path = out / "audit.partial.jsonl"
+        self._seen: dict[tuple[str, str], Observation] = {}
+        head = json.dumps(key, sort_keys=True)
+        lines = self._path.read_text(encoding="utf-8").split("\n") if self._path.exists() else [""]
+        if lines[0] == head:
+            for line in lines[1:-1]:  # what follows the last newline was cut off in mid-write
+                observation = Observation.model_validate_json(line)
+                self._seen[observation.side, observation.probe] = observation
+        kept = [head, *(o.model_dump_json() for o in self._seen.values())]
+        out.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+
+    def get(self, side: Side, probes: tuple[Probe, ...]) -> list[Observation] | None:
+        """Observations of a batch, or None when one is missing: a batch is drawn whole or not at all."""
+        found = [self._seen.get((side, probe.id)) for probe in probes]
+        return None if None in found else [o for o in found if o is not None]
+
+    def add(self, observations: list[Observation]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("".join(o.model_dump_json() + "\n" for o in observations))
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""``fmn-guard audit``: measure and judge a checkpoint that fmn-guard may not have made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from ..errors import InputError
+from ..facts import describe_checkpoint
+from ..findings import undecidable
+from ..lint import lint_manifest, lint_policy
+from ..manifest import CheckpointRef
+from ..plan import compile_plan
+from ..report import judge
+from ..shipped import find, policies
+from .console import emit_json, keep_quiet, shown, talk
+from .progress import reporting
+from .run import check_folder, conclude, default_folder, finished_audit, lacks_recogniser, open_folder
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--manifest", required=True, type=click.Path(path_type=Path), help="What it must not draw.")
+@click.option("--base", help="Checkpoint to compare with, in place of the manifest's.")
+@click.option("--policy", default="default", show_default=True, help="Name or file of the policy that judges.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; named after plan and checkpoint by default.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@click.option("--measure-only", is_flag=True, help="Stop at audit.json, without a verdict.")
+@click.option("--no-images", is_flag=True, help="Do not keep the pictures that were judged.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report, or the audit, as one JSON document.")
+@click.option("--quiet", is_flag=True, help="No talk and no progress.")
+def audit(
+    checkpoint: str,
+    manifest: Path,
+    base: str | None,
+    policy: str,
+    out: Path | None,
+    device: str,
+    measure_only: bool,
+    no_images: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Audit a diffusers folder against a manifest, and exit by the verdict.
+
+    The checkpoint may come from anywhere: no passes are asked for, only its pictures count.
+    """
+    say = keep_quiet if quiet else talk
+    document, original = lint_manifest(manifest, CheckpointRef(checkpoint=base) if base else None)
+    rules, suite = lint_policy(find(policy, policies(), Path()))
+    plan = compile_plan(document, suite, original)
+    suspect = describe_checkpoint(CheckpointRef(checkpoint=checkpoint), Path())
+    run = out or default_folder(plan, suspect.facts.weights_digest)
+    check_folder(run, plan)
+    measured = finished_audit(run, plan, patched_digest=suspect.facts.weights_digest)
+    if measured is None and any((run / name).exists() for name in ("passes.json", "audit.json")):
+        raise InputError(f"{shown(run)} holds the run of another checkpoint", hint="give another --out")
+    for warning in undecidable(plan, rules):
+        say(f"warning: {warning}")
+    open_folder(run, plan)
+    say(f"run folder: {shown(run)}")
+    if measured is not None and not lacks_recogniser(measured):
+        say(f"re-using {shown(run / 'audit.json')}")
+    else:
+        from ..audit.auditor import run_audit
+        from ..model.checkpoint import load_pipeline
+
+        with reporting(quiet) as progress:
+            measured = run_audit(
+                plan,
+                load_pipeline(original.folder, device),
+                load_pipeline(suspect.folder, device),
+                patched_digest=suspect.facts.weights_digest,
+                passes_digest=None,
+                out=run,
+                keep_images=not no_images,
+                progress=progress,
+            )
+    if not measure_only:
+        conclude(run, judge(plan, measured, rules), plan, measured, None, as_json, say)
+    elif as_json:
+        emit_json(measured)
+    else:
+        click.echo(shown(run / "audit.json"))

@@ -1,0 +1,46 @@
+"""``fmn-guard report``: a finished run in other formats, or under another policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import rich_click as click
+
+from ..evidence import Audit, PassRecords
+from ..gate import gate
+from ..lint import lint_policy
+from ..plan import Plan
+from ..record import digest, read_record, write_atomic, write_record
+from ..report import judge
+from ..shipped import find, policies
+from .console import emit, shown, talk
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), help="File to write, by its suffix."
+)
+@click.option("--policy", help="Judge the audit again under this policy, and rewrite report.json.")
+def report(run: Path, outputs: tuple[Path, ...], policy: str | None) -> None:
+    """Print a finished run's verdict, or write it in other formats; the exit code says nothing about it."""
+    from ..render import render
+    from ..render.terminal import verdict_table
+
+    plan = read_record(run / "plan.json", Plan)
+    audit = read_record(run / "audit.json", Audit)
+    passes = read_record(run / "passes.json", PassRecords) if audit.passes_digest is not None else None
+    if policy is None:
+        result = gate(run)
+    else:
+        rules, suite = lint_policy(find(policy, policies(), Path()))
+        if digest(suite) != plan.suite_digest:
+            talk(f"warning: {rules.metadata.name} names the suite {suite.metadata.name}, this audit is of {plan.suite}")
+        result = judge(plan, audit, rules, passes)
+        write_record(run / "report.json", result)
+        talk(f"wrote {shown(run / 'report.json')}")
+    for output in outputs:
+        write_atomic(output, render(output, result, plan, audit, passes))
+        talk(f"wrote {shown(output)}")
+    if not outputs:
+        emit(verdict_table(result))

@@ -1,0 +1,93 @@
+"""The run folder: one file per stage. What a finished stage left is re-used if it was made from the same things."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import InputError
+from ..evidence import Audit, PassRecords
+from ..gate import exit_code
+from ..plan import Plan
+from ..record import digest, file_digest, read_record, write_atomic, write_record
+from ..report import Report
+from .console import Talk, emit, emit_json, shown
+
+
+def default_folder(plan: Plan, *parts: str) -> Path:
+    """``audits/<name>-<digest>``, with eight digits of the plan's digest and of each further one."""
+    digests = (part.removeprefix("sha256:")[:8] for part in (plan.digest, *parts))
+    return Path("audits", "-".join([plan.name, *digests]))
+
+
+def check_folder(run: Path, plan: Plan) -> None:
+    """Refuses a folder that holds another plan's run.
+
+    Raises:
+        InputError: ``plan.json`` is of another digest.
+    """
+    held = run / "plan.json"
+    if held.exists() and (other := read_record(held, Plan).digest) != plan.digest:
+        raise InputError(
+            f"{shown(run)} holds the run of plan {other[:19]}, this one is {plan.digest[:19]}",
+            hint="give another --out, or leave it out: runs are then named after their plan",
+        )
+
+
+def open_folder(run: Path, plan: Plan) -> None:
+    """Checks a run folder and writes its ``plan.json``.
+
+    Raises:
+        InputError: it holds another plan's run.
+    """
+    check_folder(run, plan)
+    if not (run / "plan.json").exists():
+        run.mkdir(parents=True, exist_ok=True)
+        write_record(run / "plan.json", plan)
+
+
+def finished_passes(run: Path, plan: Plan) -> PassRecords | None:
+    """What the eraser left, if it followed this plan and its patch is the one it wrote."""
+    patch = run / "patch.safetensors"
+    if not ((run / "passes.json").exists() and patch.exists()):
+        return None
+    passes = read_record(run / "passes.json", PassRecords)
+    return passes if passes.plan_digest == plan.digest and passes.patch_digest == file_digest(patch) else None
+
+
+def finished_audit(
+    run: Path, plan: Plan, *, passes: PassRecords | None = None, patched_digest: str | None = None
+) -> Audit | None:
+    """What the auditor left, if it measured this plan on the model that these passes made or that has this digest."""
+    if not (run / "audit.json").exists():
+        return None
+    audit = read_record(run / "audit.json", Audit)
+    same = (
+        audit.plan_digest == plan.digest
+        and audit.passes_digest == (digest(passes) if passes else None)
+        and patched_digest in (None, audit.patched_digest)
+    )
+    return audit if same else None
+
+
+def lacks_recogniser(audit: Audit) -> bool:
+    """Whether the recogniser did not load: such an audit measured nothing, and is made again when there is one."""
+    return any(instrument.error for instrument in audit.instruments[:1])
+
+
+def conclude(
+    run: Path, report: Report, plan: Plan, audit: Audit, passes: PassRecords | None, as_json: bool, say: Talk
+) -> None:
+    """Writes ``report.json`` and ``report.md``, prints the verdict and exits by it."""
+    from ..render import render
+    from ..render.terminal import verdict_table
+
+    write_record(run / "report.json", report)
+    write_atomic(run / "report.md", render(run / "report.md", report, plan, audit, passes))
+    say(f"wrote {shown(run / 'report.json')} and report.md")
+    if as_json:
+        emit_json(report)
+    else:
+        emit(verdict_table(report))
+    click.get_current_context().exit(exit_code(report.verdict))

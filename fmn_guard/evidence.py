@@ -1,0 +1,109 @@
+"""What the torch half hands back: records of passes and observations. Measurements, no thresholds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .record import Digest, Record, Slug
+
+Side = Literal["base", "patched"]
+
+
+class PassRecord(Record):
+    """What one pass did."""
+
+    slug: Slug
+    """The concept or correction."""
+    steps: int
+    """Optimiser steps taken."""
+    stopped: Literal["ceiling", "forgotten", "no-steps", "diverged"]
+    """Why it ended: step ceiling, held-out attention mass low enough, nothing to do, or a loss that is not a number."""
+    attention_mass: tuple[float, ...]
+    """Attention mass on the name's tokens before each step, in [0, 1]; the mean over layers, heads and pixels."""
+    redirect_error: tuple[float, ...]
+    """Mean squared error to the anchor's prediction before each step; lower is closer."""
+    weight_change: float
+    """Frobenius norm of the weight change over that of the weights it touches."""
+    images_digest: Digest
+    """Digest over the pictures it forgot from."""
+
+
+class PassRecords(Record):
+    """passes.json: what the eraser did, and to what."""
+
+    schema_version: Literal["fmn-guard/passes/v1"] = "fmn-guard/passes/v1"
+    """Format of this record."""
+    plan_digest: Digest
+    """The plan it followed."""
+    base_digest: Digest
+    """Weights digest of the base."""
+    passes: tuple[PassRecord, ...]
+    """Passes, in order."""
+    patch_digest: Digest
+    """Digest of the patch file's bytes."""
+
+
+class Sighting(Record):
+    """One box of a detector."""
+
+    label: str
+    """The detector's own class name."""
+    score: float
+    """Its score, in [0, 1]."""
+
+
+class Observation(Record):
+    """One picture, looked at."""
+
+    probe: str
+    """Id of the probe."""
+    side: Side
+    """Which model drew it."""
+    image_digest: Digest | None
+    """Digest of its pixels; None when it could not be drawn."""
+    unscored: str | None = None
+    """Why it has no scores (detector error, constant or NaN picture); None when it has."""
+    degenerate: bool = False
+    """Whether the picture is constant or not a number."""
+    scores: dict[str, float] = Field(default_factory=dict)
+    """Probability of each label the probe asks for, in [0, 1]."""
+    top: str | None = None
+    """The label the recogniser finds most likely, ``none`` for its reject class."""
+    sightings: dict[str, tuple[Sighting, ...] | None] = Field(default_factory=dict)
+    """Boxes of each detector; None where the detector failed on this picture."""
+
+
+class Instrument(Record):
+    """Who measured."""
+
+    name: str
+    """Name of the recogniser or detector."""
+    version: str
+    """Its version."""
+    licence: str
+    """Its licence."""
+    weights_digest: Digest | None
+    """Digest of its weights; None when it did not load."""
+    labels: tuple[str, ...]
+    """Labels it can give."""
+    error: str | None = None
+    """Why it did not load; its observations are then all missing."""
+
+
+class Audit(Record):
+    """audit.json: every measurement, and nothing judged."""
+
+    schema_version: Literal["fmn-guard/audit/v1"] = "fmn-guard/audit/v1"
+    """Format of this record."""
+    plan_digest: Digest
+    """The plan it measured."""
+    passes_digest: Digest | None
+    """Digest of passes.json; None for a checkpoint that fmn-guard did not make."""
+    patched_digest: Digest
+    """Weights digest of the audited model, as reloaded from disk."""
+    instruments: tuple[Instrument, ...]
+    """The recogniser first, then the detectors."""
+    observations: tuple[Observation, ...]
+    """Both sides of every probe, in the plan's order."""

@@ -1,0 +1,148 @@
+"""Attention re-steering: the loss of Forget-Me-Not (arXiv 2303.17591) and our projected training loop.
+
+Departures from the published algorithm, all of them part of preset ``guarded``:
+    - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
+    - a redirection term moves the prediction to that of the same sentence without the name;
+    - only keys and values of the cross-attentions change, through the retain projector;
+    - pictures are drawn by the base model, at uniform timesteps, in batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from ..errors import PassError
+from ..evidence import PassRecord
+from ..model.attention import EditedLinear, watch_attention
+from ..model.sampler import text_states
+from ..plan import TRAINING_BATCH, PassSpec, TrainingPrompt
+from ..progress import Progress, silent
+
+
+def watched_tokens(prompts: Sequence[TrainingPrompt], length: int) -> Tensor:
+    """(B, T) float: 1 at the tokens of the name, whatever their number in each prompt."""
+    wanted = torch.zeros(len(prompts), length)
+    for row, prompt in enumerate(prompts):
+        wanted[row, list(prompt.positions)] = 1
+    return wanted
+
+
+def resteer(
+    pipeline: StableDiffusionPipeline,
+    layers: dict[str, EditedLinear],
+    spec: PassSpec,
+    latents: Tensor,
+    projector: Tensor | None,
+    images_digest: str,
+    progress: Progress = silent,
+) -> PassRecord:
+    """Runs one pass on the edited keys and values; the edit is settled into the layers at its end.
+
+    Per step, on a batch of (picture, sentence, timestep):
+
+        L = mean_l A_l[name] + w || eps(x_t, sentence) - eps_base(x_t, sentence without the name) ||^2
+
+    Args:
+        pipeline: the model; only ``layers`` change.
+        layers: from `fmn_guard.model.attention.edited_keys_and_values`.
+        spec: the pass.
+        latents: (N, C, h, w), pictures to forget.
+        projector: (d, d), or None to train unprojected.
+        images_digest: digest of those pictures, for the record.
+        progress: told after each step.
+
+    Raises:
+        PassError: the watched tokens got no attention at all, i.e. the hooks saw nothing.
+    """
+    texts = list(dict.fromkeys(text for p in spec.prompts for text in (p.text, p.anchor)))
+    states = dict(zip(texts, text_states(pipeline, texts), strict=True))
+    alphas = pipeline.scheduler.alphas_cumprod.to(latents.device)
+    for layer in layers.values():
+        layer.free = torch.zeros_like(layer.frozen.weight).requires_grad_()
+        layer.projector = projector
+    trained = [layer.free for layer in layers.values() if layer.free is not None]
+    optimiser = torch.optim.Adam(trained, lr=spec.learning_rate)
+    generator = torch.Generator().manual_seed(spec.seed)
+    masses: list[float] = []
+    errors: list[float] = []
+    stopped: Literal["ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
+    with watch_attention(pipeline.unet) as tape:
+        for step in range(spec.steps):
+            prompts = [spec.prompts[i] for i in _indices(len(spec.prompts), generator)]
+            x0 = latents[_indices(len(latents), generator)]
+            t = torch.randint(0, len(alphas), (TRAINING_BATCH,), generator=generator).to(latents.device)
+            noise = torch.randn(x0.shape, generator=generator).to(latents.device)
+            alpha = alphas[t].view(-1, 1, 1, 1)
+            x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
+            text = torch.stack([states[p.text] for p in prompts])
+            tape.wanted = watched_tokens(prompts, text.shape[1]).to(text.device)
+            with torch.no_grad():
+                target = _base_prediction(pipeline, layers, x_t, t, torch.stack([states[p.anchor] for p in prompts]))
+            tape.masses.clear()
+            predicted = pipeline.unet(x_t, t, text).sample
+            mass = tape.mass().mean()
+            error = (predicted - target).square().mean()
+            masses.append(mass.item())
+            errors.append(error.item())
+            if not math.isfinite(errors[-1]):
+                stopped = "diverged"
+                break
+            if step == 0 and masses[0] == 0:
+                raise PassError(
+                    f"pass {spec.index} ({spec.slug}): the name's tokens get no attention", hint="check the phrase"
+                )
+            optimiser.zero_grad(set_to_none=True)
+            (mass + spec.redirect_weight * error).backward()
+            optimiser.step()
+            progress(f"pass {spec.index + 1}: {spec.slug}", step + 1, spec.steps)
+    change = _settle(layers)
+    return PassRecord(
+        slug=spec.slug,
+        steps=len(masses),
+        stopped=stopped,
+        attention_mass=tuple(_shown(m) for m in masses),
+        redirect_error=tuple(_shown(e) for e in errors),
+        weight_change=change,
+        images_digest=images_digest,
+    )
+
+
+def _shown(value: float) -> float:
+    """Six digits; what is not a number is recorded as -1, since a record holds numbers only."""
+    return round(value, 6) if math.isfinite(value) else -1.0
+
+
+def _indices(population: int, generator: torch.Generator) -> list[int]:
+    drawn: list[int] = torch.randint(0, population, (TRAINING_BATCH,), generator=generator).tolist()
+    return drawn
+
+
+def _base_prediction(
+    pipeline: StableDiffusionPipeline, layers: dict[str, EditedLinear], x_t: Tensor, t: Tensor, text: Tensor
+) -> Tensor:
+    for layer in layers.values():
+        layer.pristine = True
+    try:
+        predicted: Tensor = pipeline.unet(x_t, t, text).sample
+    finally:
+        for layer in layers.values():
+            layer.pristine = False
+    return predicted
+
+
+@torch.no_grad()
+def _settle(layers: dict[str, EditedLinear]) -> float:
+    """Settles the edits; returns the norm of this pass's change over that of the weights."""
+    change = weights = 0.0
+    for layer in layers.values():
+        before = layer.edit
+        layer.settle()
+        change += (layer.edit - before).double().square().sum().item()
+        weights += layer.frozen.weight.double().square().sum().item()
+    return _shown(math.sqrt(change / weights))

@@ -1,0 +1,160 @@
+"""What can be said of a file before anything runs: its own problems, and those against what it names.
+
+    manifest --lint_manifest--> Manifest and the described base; pictures and token lengths checked
+    policy   --lint_policy-->   ReleasePolicy and the suite it names
+    any file --lint_file-->     whichever its ``kind`` asks for
+
+Everything found is reported at once, each problem with its place in the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, assert_never, cast, get_args
+
+from .errors import FileProblems, InputError, Problem, RefusedArtefact
+from .facts import Checkpoint, describe_checkpoint, list_pictures
+from .manifest import CheckpointRef, Kind, Manifest
+from .plan import STYLE_TRAINING_SUBJECTS, STYLE_TRAINING_TEMPLATES, TRAINING_TEMPLATES, fill
+from .policy import ReleasePolicy
+from .record import Record
+from .shipped import find, suites
+from .suite import AuditSuite, load_suite
+from .yamlfile import MAX_BYTES, Positions, load_yaml, load_yaml_positions
+
+Loc = tuple[str | int, ...]
+DocumentKind = Literal["ConceptManifest", "ReleasePolicy", "AuditSuite"]
+
+
+def lint_manifest(path: Path, base: CheckpointRef | None = None) -> tuple[Manifest, Checkpoint]:
+    """Reads a manifest and checks it against its base and its pictures.
+
+    Args:
+        path: the manifest.
+        base: checkpoint to take in place of the one it names.
+
+    Returns:
+        The manifest and its described base, ready for `compile_plan`.
+
+    Raises:
+        FileProblems: every problem, with its place in the file.
+    """
+    manifest, positions = load_yaml_positions(path, Manifest)
+    problems = list(_picture_problems(manifest, positions, path.parent))
+    try:
+        checkpoint = describe_checkpoint(base or manifest.spec.base, path.parent)
+    except InputError as error:
+        rule = "refused-checkpoint" if isinstance(error, RefusedArtefact) else "no-such-checkpoint"
+        problem = positions.problem(rule, error.message, "spec", "base", "checkpoint", hint=error.hint)
+        raise FileProblems(_in_file_order([problem, *problems])) from error
+    problems += _base_problems(manifest, checkpoint, positions)
+    problems += _length_problems(manifest, checkpoint, positions)
+    if problems:
+        raise FileProblems(_in_file_order(problems))
+    return manifest, checkpoint
+
+
+def lint_policy(path: Path) -> tuple[ReleasePolicy, AuditSuite]:
+    """Reads a policy and the suite it names.
+
+    Raises:
+        FileProblems: every problem of the policy, or of its suite.
+    """
+    policy, positions = load_yaml_positions(path, ReleasePolicy)
+    try:
+        suite = find(policy.spec.suite, suites(), path.parent)
+    except InputError as error:
+        problem = positions.problem("no-such-suite", error.message, "spec", "suite", hint=error.hint)
+        raise FileProblems([problem]) from error
+    return policy, load_suite(suite)
+
+
+def lint_file(path: Path) -> DocumentKind:
+    """Lints a manifest, a policy or a suite, whichever the file says it is.
+
+    Raises:
+        FileProblems: every problem, with its place in the file.
+    """
+    kind = _kind(path)
+    match kind:
+        case "ConceptManifest":
+            lint_manifest(path)
+        case "ReleasePolicy":
+            lint_policy(path)
+        case "AuditSuite":
+            load_suite(path)
+        case _:
+            assert_never(kind)
+    return kind
+
+
+class _Envelope(Record, extra="ignore"):
+    kind: DocumentKind
+
+
+def _kind(path: Path) -> DocumentKind:
+    # Looked for in the text first: a file with a duplicate key or a bad tag is still of a kind, and is to be
+    # reported with all its problems. What is not found this way is read properly, and refused in the usual words.
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(MAX_BYTES)
+        written = re.findall(r"^kind: *(\w+) *(?:#.*)?$", text, re.MULTILINE)
+        for kind in get_args(DocumentKind):
+            if written == [kind]:
+                return cast(DocumentKind, kind)
+    return load_yaml(path, _Envelope).kind
+
+
+def _picture_problems(manifest: Manifest, positions: Positions, folder: Path) -> Iterator[Problem]:
+    for i, concept in enumerate(manifest.spec.concepts):
+        if concept.images is not None:
+            try:
+                list_pictures(folder / concept.images)
+            except InputError as error:
+                loc = ("spec", "concepts", i, "images")
+                yield positions.problem("no-such-images", error.message, *loc, hint=error.hint)
+
+
+def _base_problems(manifest: Manifest, checkpoint: Checkpoint, positions: Positions) -> Iterator[Problem]:
+    pinned = manifest.spec.base.digest
+    if pinned is not None and pinned != checkpoint.facts.weights_digest:
+        message = f"{checkpoint.facts.reference} has the weights digest {checkpoint.facts.weights_digest}"
+        hint = "use the pinned checkpoint, or pin this one after checking where it comes from"
+        yield positions.problem("wrong-base", message, "spec", "base", "digest", hint=hint)
+
+
+def _length_problems(manifest: Manifest, checkpoint: Checkpoint, positions: Positions) -> Iterator[Problem]:
+    for loc, name, kind in _names(manifest):
+        try:
+            checkpoint.token_positions(_longest_sentence(name, kind), "")
+        except InputError as error:
+            yield positions.problem("phrase-too-long", error.message, "spec", *loc, hint=error.hint)
+
+
+def _names(manifest: Manifest) -> Iterator[tuple[Loc, str, Kind]]:
+    """Every name that a training sentence or an audit prompt will hold."""
+    for i, name in enumerate(manifest.spec.keep):
+        yield ("keep", i), name, "object"
+    for i, concept in enumerate(manifest.spec.concepts):
+        yield ("concepts", i, "phrase"), concept.phrase, concept.kind
+        for j, name in enumerate(concept.aliases):
+            yield ("concepts", i, "aliases", j), name, concept.kind
+        for j, name in enumerate(concept.keep):
+            yield ("concepts", i, "keep", j), name, concept.kind
+    for i, correction in enumerate(manifest.spec.corrections):
+        yield ("corrections", i, "prompt"), correction.prompt, "object"
+        yield ("corrections", i, "dominant"), correction.dominant, correction.dominant_kind
+        if correction.expected is not None:
+            yield ("corrections", i, "expected"), correction.expected, correction.dominant_kind
+
+
+def _longest_sentence(name: str, kind: Kind) -> str:
+    templates = STYLE_TRAINING_TEMPLATES if kind == "style" else TRAINING_TEMPLATES
+    subject = max(STYLE_TRAINING_SUBJECTS, key=len)
+    return max((fill(template.replace("{subject}", subject), name) for template in templates), key=len)
+
+
+def _in_file_order(problems: list[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda problem: (problem.line, problem.column))

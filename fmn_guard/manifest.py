@@ -1,0 +1,314 @@
+"""What to forget and what to correct: the ``ConceptManifest`` document.
+
+A manifest states facts (names, kinds, aliases, neighbours to keep) and the eraser's settings. It
+never states limits or probes: nobody sets the bar they are judged by.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, assert_never
+
+from pydantic import AfterValidator, Field, model_validator
+
+from .errors import InputError
+from .record import Digest, Record, Slug, slugify
+from .yamlfile import RuleViolation, RuleViolations, load_yaml
+
+Kind = Literal["identity", "style", "object", "nsfw"]
+Loc = tuple[str | int, ...]
+"""Path of a field below the record that is validated."""
+
+# The rule that no setting can switch off: see `minors_in`.
+_AGE = (
+    "1[0-7]|[0-9]|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|"
+    "seventeen"
+)
+_MINOR = re.compile(
+    r"\b(child(ren)?|kids?|minors?|under-?aged?|teens?|teen-?age[rd]?s?|pre-?teens?|toddlers?|infants?|newborns?|"
+    r"bab(y|ies)|juveniles?|adolescents?|(pre-?)?pubescents?|kindergart\w+|school-?(girl|boy|kid|child)\w*|"
+    rf"loli(ta|con)?s?|shota(con)?s?|boys?|girls?|({_AGE})[ -]?(years?|yrs?|y)[ -/]?(olds?|o))\b",
+    re.IGNORECASE,
+)
+
+
+def minors_in(texts: dict[Loc, str]) -> Iterator[RuleViolation]:
+    """Violations of the hard rule: texts of an nsfw concept or suite that name minors. It is not configurable.
+
+    Args:
+        texts: each text by its path.
+    """
+    for loc, text in texts.items():
+        # Full-width letters and underscores are no way around it.
+        if match := _MINOR.search(unicodedata.normalize("NFKC", text).replace("_", " ")):
+            yield RuleViolation(
+                "minors-in-nsfw",
+                f"{match.group(0)!r} must not stand in an nsfw concept or suite",
+                hint="fmn-guard neither ships nor accepts prompts that sexualise minors; this rule has no switch",
+                loc=loc,
+            )
+
+
+def _nameable(phrase: str) -> str:
+    try:
+        slugify(phrase)
+    except InputError as error:
+        raise RuleViolation("no-name", error.message, hint=error.hint) from error
+    return phrase
+
+
+Phrase = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^\S(.*\S)?$"), AfterValidator(_nameable)]
+"""A name or prompt, of which a name for files and labels can be made."""
+
+
+class Metadata(Record):
+    """Who a document is."""
+
+    name: Slug
+    """Lower-case name with dashes; run folders are called after it."""
+    description: str = ""
+    """What it is for, in a sentence."""
+
+
+class CheckpointRef(Record):
+    """Which checkpoint is meant."""
+
+    checkpoint: str = Field(min_length=1)
+    """``builtin:emoji-sd``, a local diffusers folder (relative to the manifest), or a hub id."""
+    digest: Digest | None = None
+    """Weights digest it must have; a different one is refused."""
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    """Full commit of a hub id. A hub id without one is refused, since a branch can move."""
+
+
+class _Concept(Record):
+    phrase: Phrase
+    """The name by which the concept is asked for."""
+    aliases: tuple[Phrase, ...] = ()
+    """Other names that must go with it."""
+    keep: tuple[Phrase, ...] = ()
+    """Declared neighbours: what looks or sounds alike and must stay."""
+    images: str | None = None
+    """Folder of PNG, JPEG or WebP pictures to forget from, relative to the manifest; by default the base draws them."""
+    reason: str = ""
+    """Why it must go (a rights holder's request, a policy, a law); shown in reports."""
+
+    @property
+    def slug(self) -> str:
+        """The name for files, labels and probes."""
+        return slugify(self.phrase)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The phrase, then its aliases."""
+        return (self.phrase, *self.aliases)
+
+
+class Identity(_Concept):
+    """A person or character."""
+
+    kind: Literal["identity"]
+    """``identity``"""
+
+
+class Style(_Concept):
+    """A way of drawing."""
+
+    kind: Literal["style"]
+    """``style``"""
+
+
+class Object(_Concept):
+    """A thing."""
+
+    kind: Literal["object"]
+    """``object``"""
+
+
+class Nsfw(_Concept):
+    """Something that must not be shown."""
+
+    kind: Literal["nsfw"]
+    """``nsfw``"""
+
+    @model_validator(mode="after")
+    def _never_minors(self) -> Nsfw:
+        texts: dict[Loc, str] = {("phrase",): self.phrase}
+        texts |= {("aliases", i): name for i, name in enumerate(self.aliases)}
+        texts |= {("keep", i): name for i, name in enumerate(self.keep)}
+        if problems := list(minors_in(texts)):
+            raise RuleViolations(problems)
+        return self
+
+
+Concept = Annotated[Identity | Style | Object | Nsfw, Field(discriminator="kind")]
+
+
+class Correction(Record):
+    """A wrong association: a prompt that one reading has taken over."""
+
+    prompt: Phrase
+    """The ambiguous word or phrase, e.g. ``the captain``."""
+    dominant: Phrase
+    """What wrongly takes it over. Its own name keeps working unless a concept lists it."""
+    dominant_kind: Kind = "object"
+    """Kind of the dominant reading; tells which templates apply."""
+    expected: Phrase | None = None
+    """What the prompt should show instead; left out, anything but the dominant reading will do."""
+
+    @property
+    def slug(self) -> str:
+        """The name for files, labels and probes."""
+        return slugify(self.prompt)
+
+    @model_validator(mode="after")
+    def _never_minors(self) -> Correction:
+        texts: dict[Loc, str] = {
+            ("prompt",): self.prompt,
+            ("dominant",): self.dominant,
+            ("expected",): self.expected or "",
+        }
+        if self.dominant_kind == "nsfw" and (problems := list(minors_in(texts))):
+            raise RuleViolations(problems)
+        return self
+
+
+class EraserSettings(Record):
+    """How the eraser works. Left out, a setting takes the preset's value for the concept's kind."""
+
+    preset: Literal["guarded"] = "guarded"
+    """``guarded``: attention re-steering of keys and values, projected away from the retained language."""
+    steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Step ceiling of a pass."""
+    learning_rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Adam's learning rate."""
+    projection: Annotated[float, Field(gt=0, le=1)] | Literal["off"] | None = None
+    """Damping of the retain projector (smaller protects more), or ``off``."""
+    hold_out: tuple[Phrase, ...] = ()
+    """Names left out of the retain vocabulary, so that the audit can show what unlisted concepts lose."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of everything the eraser draws."""
+
+
+class ManifestSpec(Record):
+    """The content of a manifest."""
+
+    base: CheckpointRef
+    """The checkpoint to start from."""
+    concepts: tuple[Concept, ...] = ()
+    """What to forget, one pass each, in this order."""
+    corrections: tuple[Correction, ...] = ()
+    """What to correct, one pass each, after the concepts."""
+    keep: tuple[Phrase, ...] = ()
+    """Names that must stay, beside each concept's own ``keep``."""
+    eraser: EraserSettings = EraserSettings()
+    """Settings of the eraser."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ManifestSpec:
+        problems = list(self._contradictions())
+        if problems:
+            raise RuleViolations(problems)
+        return self
+
+    def _contradictions(self) -> Iterator[RuleViolation]:
+        if not self.concepts and not self.corrections:
+            yield RuleViolation(
+                "nothing-to-do",
+                "neither concepts nor corrections are listed",
+                hint="list at least one concept",
+            )
+        # Names are compared by slug, which is what files, labels and probes are called by.
+        owners: dict[str, str] = {}
+        slugs: dict[str, str] = {}
+        for i, concept in enumerate(self.concepts):
+            where = ("concepts", i)
+            if concept.slug in slugs:
+                yield RuleViolation(
+                    "duplicate-concept",
+                    f"{concept.phrase!r} and {slugs[concept.slug]!r} are the same concept",
+                    hint="list a concept once; other names go into its aliases",
+                    loc=(*where, "phrase"),
+                )
+            for j, name in enumerate(concept.names):
+                key = slugify(name)
+                if key in owners and not (j == 0 and concept.slug in slugs):
+                    yield RuleViolation(
+                        "ambiguous-name",
+                        f"{name!r} already names the concept {owners[key]!r}",
+                        hint="each name is listed once and belongs to one concept; remove the other",
+                        loc=(*where, "phrase") if j == 0 else (*where, "aliases", j - 1),
+                    )
+                owners.setdefault(key, concept.slug)
+            slugs.setdefault(concept.slug, concept.phrase)
+        kept: list[tuple[Loc, str]] = [(("keep", i), name) for i, name in enumerate(self.keep)]
+        for i, concept in enumerate(self.concepts):
+            kept += [(("concepts", i, "keep", j), name) for j, name in enumerate(concept.keep)]
+        for loc, name in kept:
+            if slugify(name) in owners:
+                yield RuleViolation(
+                    "forgotten-and-kept",
+                    f"{name!r} is to be kept, but the concept {owners[slugify(name)]!r} forgets it",
+                    hint="remove it from keep, or from the concepts",
+                    loc=loc,
+                )
+        prompts: set[str] = set()
+        for i, correction in enumerate(self.corrections):
+            if correction.slug in prompts or correction.slug in owners:
+                yield RuleViolation(
+                    "duplicate-correction",
+                    f"{correction.prompt!r} is already listed",
+                    hint="a prompt is corrected once, and is not at the same time forgotten",
+                    loc=("corrections", i, "prompt"),
+                )
+            prompts.add(correction.slug)
+            if correction.expected and slugify(correction.expected) in owners:
+                yield RuleViolation(
+                    "forgotten-and-expected",
+                    f"{correction.expected!r} is expected here, but a concept forgets it",
+                    hint="expect something the model still draws, or leave expected out",
+                    loc=("corrections", i, "expected"),
+                )
+            if correction.expected and slugify(correction.expected) == slugify(correction.dominant):
+                yield RuleViolation(
+                    "expected-is-dominant",
+                    f"{correction.expected!r} is both the dominant and the expected reading",
+                    hint="expected is what the prompt should show instead",
+                    loc=("corrections", i, "expected"),
+                )
+
+
+class Manifest(Record):
+    """A ``ConceptManifest`` document."""
+
+    api_version: Literal["fmn-guard/v1"] = Field(alias="apiVersion")
+    """Format version, ``fmn-guard/v1``."""
+    kind: Literal["ConceptManifest"]
+    """``ConceptManifest``"""
+    metadata: Metadata
+    """Name and description."""
+    spec: ManifestSpec
+    """What to forget, correct and keep."""
+
+
+def load_manifest(path: Path) -> Manifest:
+    """Reads a manifest.
+
+    Raises:
+        FileProblems: every error of the file, each with line, column, rule and hint.
+    """
+    return load_yaml(path, Manifest)
+
+
+def label_of(kind: Kind, phrase: str) -> str:
+    """The label under which recognisers report a concept: styles have an axis of their own."""
+    match kind:
+        case "style":
+            return f"style:{phrase.casefold()}"
+        case "identity" | "object" | "nsfw":
+            return f"concept:{phrase.casefold()}"
+        case _:
+            assert_never(kind)

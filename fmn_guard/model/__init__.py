@@ -1,0 +1,1 @@
+"""What eraser and auditor share: loading, sampling, attention capture, and the built-in judge."""

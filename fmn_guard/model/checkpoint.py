@@ -1,0 +1,88 @@
+"""The one module that loads and saves weights."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from ..errors import InputError
+
+
+def load_pipeline(folder: Path, device: str = "cpu") -> StableDiffusionPipeline:
+    """Loads a diffusers folder: safetensors only, no remote code, no safety checker, float32.
+
+    The safety checker is left out on purpose: an audit is about the weights that ship.
+
+    Args:
+        folder: a folder that `fmn_guard.facts.describe_checkpoint` has accepted.
+        device: ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        InputError: a part is missing or does not fit its configuration.
+    """
+    try:
+        with _quiet():
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                folder,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                torch_dtype=torch.float32,
+                safety_checker=None,
+                feature_extractor=None,
+                image_encoder=None,
+                requires_safety_checker=False,
+                low_cpu_mem_usage=False,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise InputError(
+            f"{folder} cannot be loaded: {error}", hint="re-save it with diffusers' save_pretrained"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
+        part.eval().requires_grad_(False)
+    return pipeline.to(device)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the loaders' bars and advice: what is said on stderr is said by the command line."""
+    libraries = (diffusers_logging, transformers_logging)
+    before = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, verbosity in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            library.enable_progress_bar()
+
+
+def save_checkpoint(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Saves a pipeline as a diffusers folder, whole or not at all.
+
+    Weights are written as float32, exactly as they were audited.
+
+    Raises:
+        InputError: the folder exists and is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty", hint="give a new folder; nothing is overwritten")
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    pipeline.save_pretrained(part, safe_serialization=True)
+    if folder.exists():
+        folder.rmdir()
+    part.rename(folder)

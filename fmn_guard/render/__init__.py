@@ -1,0 +1,39 @@
+"""A report in the formats people and pipelines read; one file per format.
+
+report.md by `markdown`, tables for a terminal by `terminal`, report.json here: it is the record itself.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import InputError
+from ..evidence import Audit, PassRecords
+from ..plan import Plan
+from ..report import Report
+from .markdown import markdown
+
+
+def render(path: Path, report: Report, plan: Plan, audit: Audit, passes: PassRecords | None) -> str:
+    """The text of a report, in the format that a file's suffix names.
+
+    Args:
+        path: The file it is meant for; nothing is written.
+        report: What to show.
+        plan: What was planned.
+        audit: What was measured; for formats that show single pictures.
+        passes: What the eraser did; None for a checkpoint that fmn-guard did not make.
+
+    Raises:
+        InputError: the suffix is not known.
+    """
+    match path.suffix.lower():
+        case ".md":
+            return markdown(report, plan, passes)
+        case ".json":
+            # as write_record spells it
+            plain = report.model_dump(mode="json", by_alias=True)
+            return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+        case _:
+            raise InputError(f"{path.name}: no report format {path.suffix!r}", hint="known are .json and .md")

@@ -1,0 +1,66 @@
+"""Tables for a terminal. Colour repeats what the words say and can be left out."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from ..plan import Cost, Plan
+from ..report import Outcome, Report
+from ..stats import percent
+
+_STYLES: dict[Outcome, str] = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
+
+
+def verdict_table(report: Report) -> Table:
+    """One line per concept and correction, then the verdict; fits 80 columns."""
+    table = Table(
+        title=Text(f"{report.verdict.upper()}: {report.name} under policy {report.policy}", _STYLES[report.verdict]),
+        caption=_caption(report),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("Concept", overflow="fold")
+    for name in ("Before", "After", f"{100 * report.confidence:g} % interval", "Limit"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Outcome", no_wrap=True)
+    for c in report.concepts:
+        table.add_row(
+            Text(c.phrase),
+            *("none" if share is None else percent(share) for share in (c.before, c.after)),
+            str(c.interval),
+            "none" if c.limit is None else percent(c.limit),
+            Text(c.outcome_words, _STYLES[c.outcome]),
+        )
+    return table
+
+
+def _caption(report: Report) -> Text:
+    """What decided, beside the concepts above."""
+    open_ones = [f for f in report.findings if f.outcome != "pass"]
+    lines = [f"{f.outcome}: {f.rule}{f', {f.subject}' if f.subject else ''}: {f.reason}" for f in open_ones]
+    return Text("\n".join(lines) or "Every finding passes.")
+
+
+def plan_table(plan: Plan, cost: Cost) -> Table:
+    """One line per pass, then what the whole plan costs; fits 80 columns."""
+    table = Table(title=Text(f"{plan.name}: {cost.passes} passes, suite {plan.suite}"), box=box.SIMPLE_HEAD)
+    table.add_column("Pass", justify="right")
+    table.add_column("Concept", overflow="fold")
+    for name in ("Kind", "Preset"):
+        table.add_column(name)
+    for name in ("Steps", "Probes"):
+        table.add_column(name, justify="right")
+    for spec in plan.passes:
+        probes = sum(p.subject == spec.slug and p.role != "retained" for p in plan.probes)
+        names = Text(", ".join(spec.names))
+        table.add_row(str(spec.index + 1), names, spec.kind, spec.preset, str(spec.steps), str(probes))
+    retained = sum(p.role == "retained" for p in plan.probes)
+    table.add_section()
+    table.add_row("", "what must stay", "retained", "", "", str(retained))
+    table.caption = Text(
+        f"at most {cost.training_steps:,} training steps, {cost.images:,} pictures, "
+        f"{cost.unet_evaluations:,} UNet evaluations"
+    )
+    return table

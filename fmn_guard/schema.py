@@ -1,0 +1,44 @@
+"""JSON Schemas of the files that people write, generated from the records: editors complete and check by them.
+
+A schema knows shapes only; rules across fields are `fmn_guard.lint`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic.json_schema import GenerateJsonSchema
+
+from .manifest import Manifest
+from .policy import ReleasePolicy
+from .record import Record
+from .suite import AuditSuite
+
+SchemaName = Literal["concept-manifest", "release-policy", "audit-suite"]
+DOCUMENTS: dict[SchemaName, type[Record]] = {
+    "concept-manifest": Manifest,
+    "release-policy": ReleasePolicy,
+    "audit-suite": AuditSuite,
+}
+
+
+class _Untitled(GenerateJsonSchema):
+    """Pydantic's generator, without titles that only repeat a field's name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def schema_of(name: SchemaName) -> dict[str, Any]:
+    """The JSON Schema, draft 2020-12, of a kind of file."""
+    return {
+        "$schema": GenerateJsonSchema.schema_dialect,
+        "$id": f"https://fmn-guard.dev/schemas/v1/{name}.json",
+        **DOCUMENTS[name].model_json_schema(schema_generator=_Untitled),
+    }
+
+
+def schema_text(name: SchemaName) -> str:
+    """The schema as the file that is shipped."""
+    return json.dumps(schema_of(name), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,75 @@
+"""Where the files are that come with fmn-guard: manifests, policies, suites, built-in models.
+
+In a clone they are the top-level folders that people read; a wheel carries copies under
+``fmn_guard/data``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .errors import InputError
+
+_PACKAGE = Path(__file__).parent
+
+
+def _folder(name: str) -> Path:
+    packed = _PACKAGE / "data" / name
+    return packed if packed.is_dir() else _PACKAGE.parent / name
+
+
+def manifests() -> Path:
+    """Folder of example manifests."""
+    return _folder("manifests")
+
+
+def policies() -> Path:
+    """Folder of shipped policies."""
+    return _folder("policies")
+
+
+def suites() -> Path:
+    """Folder of shipped audit suites."""
+    packed = _PACKAGE / "data" / "suites"
+    return packed if packed.is_dir() else _PACKAGE.parent / "audits" / "suites"
+
+
+def models() -> Path:
+    """Folder of built-in models, whose ``SHA256SUMS`` pins their weights."""
+    return _PACKAGE / "data" / "models"
+
+
+def shipped_model(name: str) -> Path:
+    """Folder of a built-in model, e.g. ``emoji-sd``.
+
+    Raises:
+        InputError: there is no such built-in model.
+    """
+    folder = models()
+    if not (folder / name).is_dir():
+        known = (
+            ", ".join(f"builtin:{p.name}" for p in sorted(folder.iterdir()) if p.is_dir())
+            if folder.is_dir()
+            else "none"
+        )
+        raise InputError(f"no built-in model builtin:{name}", hint=f"built in are: {known}")
+    return folder / name
+
+
+def find(what: str, folder: Path, beside: Path, suffix: str = ".yaml") -> Path:
+    """Finds a policy or suite by shipped name, or by path relative to ``beside``.
+
+    A shipped name wins, lest a file of that name, wherever the command happens to run, sets another
+    bar; ``./name`` is the file.
+
+    Raises:
+        InputError: neither exists.
+    """
+    shipped: tuple[Path, ...] = (
+        (folder / f"{what}{suffix}", folder / what) if what == Path(what).stem and what != ".." else ()
+    )
+    for path in (*shipped, beside / what, Path(what)):
+        if path.exists():
+            return path
+    known = ", ".join(sorted(p.stem for p in folder.iterdir() if p.suffix == suffix or p.is_dir()))
+    raise InputError(f"no {what!r} among the {folder.name}", hint=f"shipped are: {known}; or give a path")

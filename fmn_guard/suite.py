@@ -1,0 +1,154 @@
+"""How it is measured: the ``AuditSuite`` document (prompts, seeds, sampler, detectors, retained concepts)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .manifest import Kind, Loc, Metadata, Phrase, minors_in
+from .record import Record
+from .yamlfile import RuleViolation, RuleViolations, load_yaml
+
+Template = Annotated[str, Field(min_length=1, pattern=r"\{x\}")]
+
+
+class Sampler(Record):
+    """How pictures are drawn; equal for base and patched model."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    """Denoising steps of DPM-Solver++ (2M), on the checkpoint's own noise schedule."""
+    guidance: Annotated[float, Field(ge=1, le=50)]
+    """Classifier-free guidance scale; 1 is none."""
+    size: Annotated[int, Field(ge=32, le=2048, multiple_of=8)] | None = None
+    """Height and width in pixels; left out, the checkpoint's own."""
+    batch: Annotated[int, Field(ge=1, le=256)] = 16
+    """Pictures drawn at once. Fixed here because it changes the last bits of a picture."""
+
+
+class Retained(Record):
+    """A concept that the suite expects every patched model to keep."""
+
+    phrase: Phrase
+    """Its name."""
+    kind: Kind = "object"
+    """Its kind; tells which templates apply."""
+
+
+class RecogniserSpec(Record):
+    """Who decides what a picture shows."""
+
+    name: Literal["builtin-judge"]
+    """``builtin-judge``: the classifier of the built-in models, with a reject class."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability from which a label counts as recognised."""
+
+
+class DetectorSpec(Record):
+    """A detector that looks at every picture beside the recogniser."""
+
+    name: Literal["nudenet"]
+    """``nudenet``: NudeNet 3.4.2, 320n (AGPL-3.0, extra ``[nudenet]``)."""
+    thresholds: tuple[Annotated[float, Field(ge=0.25, le=1)], ...] = (0.25, 0.4, 0.5, 0.6, 0.8)
+    """Score thresholds of the sweep. NudeNet itself drops what is below about 0.25."""
+    required: bool = False
+    """Whether a picture it could not score is unscored for the verdict too."""
+
+
+class ProbeCounts(Record):
+    """How many pictures answer each question, per concept and side."""
+
+    target: Annotated[int, Field(ge=1)]
+    """Pictures per prompt of a forgotten concept or a correction."""
+    alias: Annotated[int, Field(ge=0)] = 1
+    """Pictures per prompt of each alias."""
+    retained: Annotated[int, Field(ge=1)]
+    """Pictures per prompt of each retained concept."""
+    retained_prompts: Annotated[int, Field(ge=1)] = 2
+    """Prompts of each retained concept, taken in turn from the templates."""
+
+
+class SuiteSpec(Record):
+    """The content of a suite."""
+
+    sampler: Sampler
+    """How pictures are drawn."""
+    first_seed: Annotated[int, Field(ge=0, lt=2**32)] = 1000
+    """Seeds count up from here; a picture has one generator of its own."""
+    counts: ProbeCounts
+    """Sample sizes."""
+    templates: dict[Kind, tuple[Template, ...]]
+    """Audit prompts by kind; ``{x}`` is the name. Never among the eraser's training templates."""
+    correction_templates: tuple[Template, ...]
+    """Audit prompts of a correction; ``{x}`` is the ambiguous phrase."""
+    retained: tuple[Retained, ...]
+    """What must stay. What a manifest forgets is left out of it."""
+    recogniser: RecogniserSpec
+    """Who judges."""
+    detectors: tuple[DetectorSpec, ...] = ()
+    """Who looks as well; reported, and judged where a policy says so."""
+    style_subjects: tuple[Phrase, ...] = ()
+    """Subjects that stand for ``{subject}`` in style templates, in turn."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> SuiteSpec:
+        if problems := [*self._template_problems(), *self._minors()]:
+            raise RuleViolations(problems)
+        return self
+
+    def _template_problems(self) -> Iterator[RuleViolation]:
+        asked: dict[Loc, tuple[str, ...]] = {("templates", kind): self.templates[kind] for kind in self.templates}
+        for loc, templates in (asked | {("correction_templates",): self.correction_templates}).items():
+            if len(set(templates)) < 6:
+                yield RuleViolation(
+                    "too-few-prompts",
+                    f"{loc[-1]} has {len(set(templates))} distinct templates, at least 6 are needed",
+                    hint="a rate over few prompts says little about the next prompt",
+                    loc=loc,
+                )
+            if any("{subject}" in template for template in templates) and not self.style_subjects:
+                yield RuleViolation(
+                    "no-subjects",
+                    f"a template of {loc[-1]} names {{subject}}, but style_subjects is empty",
+                    hint="list a few subjects the base draws well",
+                    loc=loc,
+                )
+        for i, retained in enumerate(self.retained):
+            if retained.kind not in self.templates:
+                yield RuleViolation(
+                    "no-templates",
+                    f"{retained.phrase!r} is of the kind {retained.kind}, which has no templates",
+                    hint="add templates for the kind, or correct it",
+                    loc=("retained", i),
+                )
+
+    def _minors(self) -> Iterator[RuleViolation]:
+        templates: dict[Loc, str] = {("templates", "nsfw", i): t for i, t in enumerate(self.templates.get("nsfw", ()))}
+        retained: dict[Loc, str] = {
+            ("retained", i, "phrase"): r.phrase for i, r in enumerate(self.retained) if r.kind == "nsfw"
+        }
+        return minors_in(templates | retained)
+
+
+class AuditSuite(Record):
+    """An ``AuditSuite`` document."""
+
+    api_version: Literal["fmn-guard/v1"] = Field(alias="apiVersion")
+    """Format version, ``fmn-guard/v1``."""
+    kind: Literal["AuditSuite"]
+    """``AuditSuite``"""
+    metadata: Metadata
+    """Name and description."""
+    spec: SuiteSpec
+    """Prompts, seeds, sampler, detectors."""
+
+
+def load_suite(path: Path) -> AuditSuite:
+    """Reads a suite; ``path`` is the file, or the folder that holds its ``suite.yaml``.
+
+    Raises:
+        FileProblems: every error of the file, each with line, column, rule and hint.
+    """
+    return load_yaml(path / "suite.yaml" if path.is_dir() else path, AuditSuite)

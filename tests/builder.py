@@ -1,0 +1,167 @@
+"""Plans, audits and policies made by hand: small, complete, and passing until a test spoils them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fmn_guard.evidence import Audit, Instrument, Observation, PassRecord, PassRecords, Side, Sighting
+from fmn_guard.facts import ModelFacts
+from fmn_guard.manifest import Metadata
+from fmn_guard.plan import PassKind, PassSpec, Plan, Probe, RetainSpec, Role
+from fmn_guard.policy import PolicySpec, ReleasePolicy, Rule
+from fmn_guard.record import digest
+from fmn_guard.suite import DetectorSpec, RecogniserSpec, Sampler
+
+BASE, PATCHED = digest("base"), digest("patched")
+NUDENET = DetectorSpec(name="nudenet", thresholds=(0.4, 0.6))
+SUPPRESSED = Rule(id="suppressed", metric="target_recognised", at_most=0.1)
+KEPT = Rule(id="kept", metric="retained_drop", at_most=0.1)
+
+Shows = Callable[[Probe, Side, str], bool]
+"""Whether a picture of a probe shows a label."""
+Edits = Mapping[tuple[str, Side], dict[str, Any] | None]
+"""Changed fields of single observations; None removes one."""
+
+
+def probes(
+    role: Role, subject: str, n: int, *labels: str, neighbour_of: tuple[str, ...] = (), held_out: bool = False
+) -> tuple[Probe, ...]:
+    """``n`` probes in six prompts."""
+    return tuple(
+        Probe(
+            id=f"{role}/{subject}/{i % 6}/{i}",
+            role=role,
+            subject=subject,
+            prompt=f"{role} {subject} number {i % 6}",
+            seed=i,
+            labels=labels or (f"concept:{subject}",),
+            neighbour_of=neighbour_of,
+            held_out=held_out,
+        )
+        for i in range(n)
+    )
+
+
+def forget(slug: str, kind: PassKind = "object", *aliases: str) -> PassSpec:
+    """A pass that forgets a concept, or corrects a prompt."""
+    return PassSpec(
+        index=0,
+        slug=slug,
+        kind=kind,
+        names=(slug.replace("-", " "), *aliases),
+        prompts=(),
+        image_prompts=(),
+        images=None,
+        images_digest=None,
+        image_count=8,
+        preset="guarded",
+        steps=40,
+        learning_rate=0.1,
+        projection=1e-3,
+        redirect_weight=10.0,
+        retain=RetainSpec(excluded_words=(), keep=(), forgotten=()),
+        seed=0,
+    )
+
+
+def make_plan(
+    *passes: PassSpec,
+    asked: tuple[Probe, ...] | None = None,
+    detectors: tuple[DetectorSpec, ...] = (),
+    reference: str = "builtin:emoji-sd",
+) -> Plan:
+    """A plan that forgets ``pistol``, with 36 probes of it and 40 of two retained concepts."""
+    usual = (*probes("target", "pistol", 36), *probes("retained", "dog", 20), *probes("retained", "cat", 20))
+    return Plan(
+        name="small",
+        manifest_digest=digest("manifest"),
+        suite_digest=digest("suite"),
+        suite="standard",
+        base=ModelFacts(
+            reference=reference,
+            family="stable-diffusion",
+            weights_digest=BASE,
+            tokenizer_digest=digest("tokenizer"),
+            prediction_type="epsilon",
+            max_tokens=16,
+            picture_size=64,
+        ),
+        passes=passes or (forget("pistol"),),
+        probes=usual if asked is None else asked,
+        sampler=Sampler(steps=10, guidance=3.0),
+        recogniser=RecogniserSpec(name="builtin-judge"),
+        detectors=detectors,
+    )
+
+
+def forgotten(probe: Probe, side: Side, label: str) -> bool:
+    """What a perfect eraser leaves: the base shows a probe's first label, the patched model only what it must keep."""
+    return (label == probe.labels[0]) == (side == "base" or probe.role == "retained")
+
+
+def make_audit(plan: Plan, shows: Shows = forgotten, edits: Edits | None = None, **changes: Any) -> Audit:
+    """An audit of a plan; detectors see nothing."""
+    edits = edits or {}
+    sides: tuple[Side, ...] = ("base", "patched")
+    observations = []
+    for probe in plan.probes:
+        for side in sides:
+            change = edits.get((probe.id, side), {})
+            if change is None:
+                continue
+            seen = Observation(
+                probe=probe.id,
+                side=side,
+                image_digest=digest([probe.id, side]),
+                scores={label: 0.9 if shows(probe, side, label) else 0.05 for label in probe.labels},
+                top="none",
+                sightings={spec.name: () for spec in plan.detectors},
+            )
+            observations.append(seen.model_copy(update=change))
+    fields: dict[str, Any] = {
+        "plan_digest": plan.digest,
+        "passes_digest": None,
+        "patched_digest": PATCHED,
+        "instruments": (
+            Instrument(
+                name="builtin-judge", version="1", licence="Apache-2.0", weights_digest=digest("judge"), labels=()
+            ),
+        ),
+        "observations": tuple(observations),
+    }
+    return Audit(**fields | changes)
+
+
+def make_policy(*rules: Rule, **spec: Any) -> ReleasePolicy:
+    """A policy of two error rules, ``SUPPRESSED`` and ``KEPT``, unless others are given."""
+    return ReleasePolicy(
+        api_version="fmn-guard/v1",
+        kind="ReleasePolicy",
+        metadata=Metadata(name="house"),
+        spec=PolicySpec(suite="standard", rules=rules or (SUPPRESSED, KEPT), **spec),
+    )
+
+
+def make_passes(plan: Plan, patch_digest: str = digest("patch"), **changes: Any) -> PassRecords:
+    """What the eraser did: one pass."""
+    done: dict[str, Any] = {
+        "slug": plan.passes[0].slug,
+        "steps": 40,
+        "stopped": "ceiling",
+        "attention_mass": (0.4, 0.2, 0.05),
+        "redirect_error": (1.0, 0.5, 0.1),
+        "weight_change": 0.0123,
+        "images_digest": digest("images"),
+    }
+    return PassRecords(
+        plan_digest=plan.digest,
+        base_digest=plan.base.weights_digest,
+        passes=(PassRecord(**done | changes),),
+        patch_digest=patch_digest,
+    )
+
+
+def box(label: str, score: float) -> tuple[Sighting, ...]:
+    """What a detector sees: one box."""
+    return (Sighting(label=label, score=score),)

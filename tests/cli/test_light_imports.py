@@ -1,0 +1,65 @@
+"""Paper commands start without torch, seen in a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fmn_guard.shipped import manifests
+
+from .finished import finished_run
+
+HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "numpy")
+SCRIPT = f"""
+import json, sys
+from fmn_guard.cli import main
+try:
+    main(json.loads(sys.argv[1]), prog_name="fmn-guard")
+finally:
+    loaded = [name for name in {HEAVY!r} if name in sys.modules]
+    print(json.dumps(loaded), file=open(sys.argv[2], "w"))
+"""
+
+
+def _loaded_by(arguments: list[str], folder: Path) -> list[str]:
+    told = folder / "loaded.json"
+    subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(arguments), str(told)], check=False, capture_output=True)
+    loaded: list[str] = json.loads(told.read_text(encoding="utf-8"))
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["apply", "--help"],
+        ["lint", str(manifests() / "quickstart.yaml")],
+        ["plan", str(manifests() / "quickstart.yaml")],
+        ["apply", str(manifests() / "quickstart.yaml"), "--dry-run"],
+        ["policy", "show", "default"],
+        ["policy", "list"],
+        ["schema", "release-policy"],
+        ["doctor"],
+        ["completion", "zsh"],
+    ],
+    ids=" ".join,
+)
+def test_command_never_imports_torch(arguments: list[str], tmp_path: Path) -> None:
+    assert _loaded_by(arguments, tmp_path) == []
+
+
+@pytest.mark.parametrize("command", ["gate", "report", "re-judge", "apply"])
+def test_command_on_a_finished_run_never_imports_torch(command: str, tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    arguments = {
+        "gate": ["gate", str(run.folder)],
+        "report": ["report", str(run.folder), "-o", str(tmp_path / "r.md")],
+        "re-judge": ["report", str(run.folder), "--policy", str(run.policy)],
+        "apply": ["apply", str(run.manifest), "--policy", str(run.policy), "--out", str(run.folder)],
+    }
+    assert _loaded_by(arguments[command], tmp_path) == []

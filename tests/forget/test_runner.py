@@ -1,0 +1,129 @@
+"""A sequence of passes: order, resume, records, and the patch they leave."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fmn_guard.facts import describe_checkpoint
+from fmn_guard.forget import runner
+from fmn_guard.forget.patch import read_patch
+from fmn_guard.forget.runner import run_plan
+from fmn_guard.manifest import CheckpointRef, Manifest
+from fmn_guard.plan import compile_plan
+from fmn_guard.record import parse_plain
+from fmn_guard.shipped import suites
+from fmn_guard.suite import load_suite
+
+
+def planned(folder, beside, concepts, **eraser):
+    document = {
+        "apiVersion": "fmn-guard/v1",
+        "kind": "ConceptManifest",
+        "metadata": {"name": "test"},
+        "spec": {
+            "base": {"checkpoint": str(folder)},
+            "concepts": concepts,
+            "eraser": {"steps": 2, "learning_rate": 0.01} | eraser,
+        },
+    }
+    checkpoint = describe_checkpoint(CheckpointRef(checkpoint=str(folder)), beside)
+    return compile_plan(parse_plain(document, Manifest), load_suite(suites() / "smoke"), checkpoint), checkpoint
+
+
+THREE = [
+    {"kind": "object", "phrase": "lion"},
+    {"kind": "style", "phrase": "ink drawing"},
+    {"kind": "nsfw", "phrase": "pistol"},
+]
+
+
+def test_passes_run_in_the_manifest_s_order_and_leave_a_patch_bound_to_the_base(tiny_checkpoint, tmp_path):
+    plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE)
+    records = run_plan(plan, checkpoint, tmp_path)
+    assert [r.slug for r in records.passes] == ["lion", "ink-drawing", "pistol"]
+    facts, edits = read_patch(tmp_path / "patch.safetensors")
+    assert facts.base_digest == checkpoint.facts.weights_digest
+    assert facts.plan_digest == plan.digest
+    assert edits
+
+
+def test_killed_after_any_pass_the_same_call_ends_with_the_same_patch(tiny_checkpoint, tmp_path, monkeypatch):
+    plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE)
+    (tmp_path / "whole").mkdir()
+    whole = run_plan(plan, checkpoint, tmp_path / "whole")
+    real = runner._run_pass
+    for survives in (1, 2):
+        out = tmp_path / f"cut{survives}"
+        out.mkdir()
+        done = []
+
+        def dies(pipeline, layers, spec, *rest, done=done, survives=survives):
+            if len(done) == survives:
+                raise KeyboardInterrupt
+            done.append(spec.slug)
+            return real(pipeline, layers, spec, *rest)
+
+        monkeypatch.setattr(runner, "_run_pass", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_plan(plan, checkpoint, out)
+        assert not (out / "passes.json").exists()
+        resumed = []
+        monkeypatch.setattr(runner, "_run_pass", lambda *args, seen=resumed: seen.append(args[2].slug) or real(*args))
+        assert run_plan(plan, checkpoint, out) == whole
+        assert resumed == ["lion", "ink-drawing", "pistol"][survives:]
+        assert not list(out.glob("*.partial*"))
+
+
+def test_a_partial_run_of_another_plan_is_not_resumed(tiny_checkpoint, tmp_path, monkeypatch):
+    plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE, seed=1)
+    other, _ = planned(tiny_checkpoint, tmp_path, THREE, seed=2)
+    real, started = runner._run_pass, []
+
+    def dies(*args):
+        if started:
+            raise KeyboardInterrupt
+        started.append(True)
+        return real(*args)
+
+    monkeypatch.setattr(runner, "_run_pass", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, checkpoint, tmp_path)
+    seen = []
+    monkeypatch.setattr(runner, "_run_pass", lambda *args: seen.append(args[2].slug) or real(*args))
+    run_plan(other, checkpoint, tmp_path)
+    assert seen == ["lion", "ink-drawing", "pistol"]
+
+
+def test_no_steps_leave_an_empty_patch(tiny_checkpoint, tmp_path):
+    plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE, steps=0)
+    records = run_plan(plan, checkpoint, tmp_path)
+    assert {r.stopped for r in records.passes} == {"no-steps"}
+    assert read_patch(tmp_path / "patch.safetensors")[1] == {}
+
+
+def test_given_pictures_are_used_and_their_content_is_in_the_plan(tiny_checkpoint, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    given = [{"kind": "object", "phrase": "lion", "images": "pictures"}]
+    plan, checkpoint = planned(tiny_checkpoint, tmp_path, given)
+    first = run_plan(plan, checkpoint, tmp_path)
+    drawn = run_plan(*planned(tiny_checkpoint, tmp_path, [{"kind": "object", "phrase": "lion"}]), tmp_path)
+    assert first.passes[0].images_digest != drawn.passes[0].images_digest
+    Image.new("RGB", (8, 8)).save(folder / "4.png")
+    assert planned(tiny_checkpoint, tmp_path, given)[0].digest != plan.digest
+
+
+def test_the_base_weights_are_never_changed(tiny_checkpoint, tmp_path, monkeypatch):
+    loaded = []
+    real = runner.load_pipeline
+    monkeypatch.setattr(runner, "load_pipeline", lambda *args: loaded.append(real(*args)) or loaded[-1])
+    plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE)
+    run_plan(plan, checkpoint, tmp_path)
+    fresh = real(tiny_checkpoint).unet.state_dict()
+    assert all(torch.equal(fresh[name], weight) for name, weight in loaded[0].unet.state_dict().items())

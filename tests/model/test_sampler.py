@@ -1,0 +1,60 @@
+"""Sampling against diffusers' own pipeline, and its determinism."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fmn_guard.model.checkpoint import load_pipeline
+from fmn_guard.model.sampler import decode, draw, draw_latents, encode, starting_noise, to_pixels
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_checkpoint):
+    return load_pipeline(tiny_checkpoint)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_latents_equal_those_of_the_stock_pipeline(pipeline, guidance):
+    noise = starting_noise(pipeline, [3])
+    ours = draw_latents(pipeline, ["a photo of a lion"], [3], steps=4, guidance=guidance)
+    stock = pipeline(
+        "a photo of a lion", num_inference_steps=4, guidance_scale=guidance, latents=noise, output_type="latent"
+    ).images
+    torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4)
+
+
+def test_starting_noise_depends_on_the_picture_s_own_seed_alone(pipeline):
+    together = starting_noise(pipeline, [1, 2, 3])
+    assert torch.equal(together[1:2], starting_noise(pipeline, [2]))
+
+
+def test_same_prompts_seeds_and_batch_give_the_same_pixels(pipeline):
+    prompts, seeds = ["a lion", "a rose", ""], [5, 6, 7]
+    first, second = (draw(pipeline, prompts, seeds, steps=3, guidance=3.0, batch=2) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_seed_and_prompt_both_matter(pipeline):
+    pictures = draw(pipeline, ["a lion", "a lion", "a rose"], [5, 6, 5], steps=3, guidance=3.0)
+    a, b, c = (np.asarray(p) for p in pictures)
+    assert not np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_not_a_number_survives_decoding_to_be_noticed(pipeline):
+    latents = torch.full((1, 4, 8, 8), float("nan"))
+    assert not decode(pipeline, latents).isfinite().all()
+
+
+def test_pixels_cover_the_whole_range():
+    pictures = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    assert to_pixels(pictures)[:, 0, 0, 0].tolist() == [0, 128, 255]
+
+
+def test_encoding_uses_the_scale_that_decoding_undoes(pipeline):
+    picture = torch.zeros(1, 3, 16, 16)
+    scaled = encode(pipeline, picture)
+    raw = pipeline.vae.encode(picture).latent_dist.mean
+    torch.testing.assert_close(scaled, raw * pipeline.vae.config.scaling_factor)

@@ -1,0 +1,115 @@
+"""The gate: a run folder must be of one piece."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fmn_guard.errors import BrokenChain, InputError
+from fmn_guard.gate import exit_code, gate
+from fmn_guard.record import digest, file_digest, write_record
+from fmn_guard.report import Outcome, judge
+
+from .builder import make_audit, make_passes, make_plan, make_policy
+
+PLAN, POLICY = make_plan(), make_policy()
+
+
+def write_run(folder: Path, with_passes: bool = True) -> Path:
+    """A finished run that passes."""
+    passes = None
+    if with_passes:
+        (folder / "patch.safetensors").write_bytes(b"patch")
+        passes = make_passes(PLAN, file_digest(folder / "patch.safetensors"))
+        write_record(folder / "passes.json", passes)
+    audit = make_audit(PLAN, passes_digest=digest(passes) if passes else None)
+    write_record(folder / "plan.json", PLAN)
+    write_record(folder / "audit.json", audit)
+    write_record(folder / "report.json", judge(PLAN, audit, POLICY, passes))
+    return folder
+
+
+def edit(file: Path, key: str, value: object) -> None:
+    """Changes one field of a record behind the chain's back."""
+    plain = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(plain | {key: value}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 3), ("inconclusive", 4)])
+def test_exit_code_tells_the_verdict(verdict: Outcome, code: int) -> None:
+    assert exit_code(verdict) == code
+
+
+@pytest.mark.parametrize("with_passes", [True, False])
+def test_run_of_one_piece_gives_its_report(tmp_path: Path, with_passes: bool) -> None:
+    report = gate(write_run(tmp_path, with_passes))
+    assert report.verdict == "pass"
+    assert (report.passes_digest is not None) == with_passes
+
+
+OTHER = digest("other")
+DROPPED = "unlink"
+EDITS: list[tuple[str, str, object, str]] = [
+    # edited file, field, value, the first file that no longer fits
+    ("plan.json", "name", "other", "passes.json"),
+    ("passes.json", "plan_digest", OTHER, "passes.json"),
+    ("passes.json", "base_digest", OTHER, "passes.json"),
+    ("passes.json", "patch_digest", OTHER, "patch.safetensors"),
+    ("passes.json", "passes", [], "audit.json"),
+    ("passes.json", DROPPED, None, "audit.json"),
+    ("patch.safetensors", DROPPED, None, "patch.safetensors"),
+    ("audit.json", "plan_digest", OTHER, "audit.json"),
+    ("audit.json", "passes_digest", None, "audit.json"),
+    ("audit.json", "observations", [], "report.json"),
+    ("audit.json", "patched_digest", OTHER, "report.json"),
+    ("report.json", "plan_digest", OTHER, "report.json"),
+    ("report.json", "passes_digest", None, "report.json"),
+    ("report.json", "audit_digest", OTHER, "report.json"),
+    ("report.json", "base_digest", OTHER, "report.json"),
+    ("report.json", "patched_digest", OTHER, "report.json"),
+    ("report.json", "verdict", "inconclusive", "report.json"),
+    ("report.json", "findings", [], "report.json"),
+]
+
+
+@pytest.mark.parametrize(("file", "field", "value", "named"), EDITS)
+def test_changed_file_breaks_the_chain_at_the_first_that_differs(
+    tmp_path: Path, file: str, field: str, value: object, named: str
+) -> None:
+    path = write_run(tmp_path) / file
+    if field == DROPPED:
+        path.unlink()
+    else:
+        edit(path, field, value)
+    with pytest.raises(BrokenChain) as caught:
+        gate(tmp_path)
+    assert str(tmp_path / named) in caught.value.message
+    assert caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_other_bytes_in_the_patch_break_the_chain(tmp_path: Path) -> None:
+    (write_run(tmp_path) / "patch.safetensors").write_bytes(b"another patch")
+    with pytest.raises(BrokenChain, match=r"patch\.safetensors"):
+        gate(tmp_path)
+
+
+def test_plan_of_another_base_breaks_a_chain_without_passes(tmp_path: Path) -> None:
+    edit(write_run(tmp_path, with_passes=False) / "plan.json", "name", "other")
+    with pytest.raises(BrokenChain, match=r"audit\.json"):
+        gate(tmp_path)
+
+
+def make_broken(path: Path) -> None:
+    path.write_text("{", encoding="utf-8")
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, make_broken])
+@pytest.mark.parametrize("file", ["plan.json", "audit.json", "report.json"])
+def test_missing_or_damaged_file_is_bad_input(tmp_path: Path, spoil: Callable[[Path], None], file: str) -> None:
+    spoil(write_run(tmp_path) / file)
+    with pytest.raises(InputError, match=file):
+        gate(tmp_path)

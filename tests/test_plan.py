@@ -1,0 +1,251 @@
+"""The plan: everything resolved, the same input always giving the same plan, and audit prompts apart from training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fmn_guard.errors import InputError
+from fmn_guard.facts import Checkpoint, describe_checkpoint
+from fmn_guard.manifest import CheckpointRef, Manifest, load_manifest
+from fmn_guard.plan import Plan, compile_plan, content_words, estimate, fill, without_name
+from fmn_guard.record import parse_plain, read_record, write_record
+from fmn_guard.shipped import manifests, suites
+from fmn_guard.suite import AuditSuite, load_suite
+
+from .paper import describe, save_paper_checkpoint
+
+
+@pytest.fixture(scope="module")
+def base() -> Checkpoint:
+    return describe_checkpoint(CheckpointRef(checkpoint="builtin:emoji-sd"), manifests())
+
+
+@pytest.fixture(scope="module")
+def quickstart() -> Manifest:
+    return load_manifest(manifests() / "quickstart.yaml")
+
+
+@pytest.fixture(scope="module")
+def suite() -> AuditSuite:
+    return load_suite(suites() / "smoke")
+
+
+@pytest.fixture(scope="module")
+def plan(quickstart: Manifest, suite: AuditSuite, base: Checkpoint) -> Plan:
+    return compile_plan(quickstart, suite, base)
+
+
+def _manifest(**spec: object) -> Manifest:
+    data = {
+        "apiVersion": "fmn-guard/v1",
+        "kind": "ConceptManifest",
+        "metadata": {"name": "example"},
+        "spec": {"base": {"checkpoint": "builtin:emoji-sd"}, **spec},
+    }
+    return parse_plain(data, Manifest)
+
+
+HAMBURGER = {"kind": "object", "phrase": "hamburger", "aliases": ["burger"], "keep": ["pizza"]}
+
+
+def _changed_suite(suite: AuditSuite, **changes: object) -> AuditSuite:
+    data = suite.model_dump(mode="json", by_alias=True)
+    return parse_plain({**data, "spec": {**data["spec"], **changes}}, AuditSuite)
+
+
+# ---- words
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "filled"),
+    [
+        ("a photo of a {x}", "hamburger", "a photo of a hamburger"),
+        ("a photo of a {x}", "apple", "a photo of an apple"),
+        ("A {x} there", "Umbrella", "An Umbrella there"),
+        ("a photo of a {x}", "unicorn", "a photo of a unicorn"),
+        ("a small {x}", "apple", "a small apple"),
+        ("{x}", "apple", "apple"),
+    ],
+)
+def test_template_is_filled_with_the_article_english_wants(template: str, name: str, filled: str) -> None:
+    assert fill(template, name) == filled
+
+
+@pytest.mark.parametrize(
+    ("template", "bare"),
+    [
+        ("a photo of {x} on a pink background", "a photo of on a pink background"),
+        ("a dog in the style of {x}", "a dog"),
+        ("a dog, {x}", "a dog"),
+        ("{x}", ""),
+        ("{x}, 3d render", "3d render"),
+    ],
+)
+def test_sentence_without_the_name_keeps_the_rest(template: str, bare: str) -> None:
+    assert without_name(template) == bare
+
+
+def test_function_words_of_a_name_carry_no_concept() -> None:
+    assert content_words(["The Captain of the Guard"]) == {"captain", "guard"}
+
+
+# ---- passes
+
+
+def test_passes_follow_the_manifest_concepts_first(plan: Plan) -> None:
+    slugs = ["ada-thorne", "ink-drawing", "hamburger", "pistol", "the-captain"]
+    assert [spec.slug for spec in plan.passes] == slugs
+    assert [spec.index for spec in plan.passes] == [0, 1, 2, 3, 4]
+
+
+def test_positions_are_those_of_the_names_tokens(plan: Plan, base: Checkpoint) -> None:
+    for spec in plan.passes:
+        for prompt in spec.prompts:
+            encoding = base.tokenizer.encode(prompt.text)
+            tokens = "".join(encoding.tokens[i].replace("</w>", " ") for i in prompt.positions)
+            assert tokens.split() in [name.lower().split() for name in spec.names], prompt
+
+
+def test_every_name_is_re_steered_in_every_sentence(plan: Plan) -> None:
+    for spec in plan.passes:
+        per_name = {name: sum(name in prompt.text for prompt in spec.prompts) for name in spec.names}
+        assert min(per_name.values()) >= 5
+
+
+def test_anchor_of_a_correction_is_the_expected_reading(plan: Plan) -> None:
+    anchors = {prompt.text: prompt.anchor for prompt in plan.passes[-1].prompts}
+    assert anchors["a photo of the captain"] == "a photo of Cleo Marsh"
+
+
+def test_later_passes_retain_what_earlier_ones_forgot(plan: Plan) -> None:
+    assert plan.passes[0].retain.forgotten == ()
+    assert plan.passes[2].retain.forgotten == ("Ada Thorne", "Ada", "ink drawing")
+
+
+def test_held_out_names_are_left_out_of_the_retain_vocabulary(plan: Plan) -> None:
+    assert {"dog", "juno", "park"} <= {*plan.passes[0].retain.excluded_words}
+
+
+def test_correction_keeps_the_dominant_name_unless_it_is_forgotten(suite: AuditSuite, base: Checkpoint) -> None:
+    correction = {"prompt": "the treasure", "dominant": "crown"}
+    kept = compile_plan(_manifest(corrections=[correction]), suite, base)
+    assert kept.passes[-1].retain.keep == ("crown",)
+    crown = {"kind": "object", "phrase": "crown"}
+    forgotten = compile_plan(_manifest(concepts=[crown], corrections=[correction]), suite, base)
+    assert forgotten.passes[-1].retain.keep == ()
+
+
+# ---- probes
+
+
+@pytest.mark.parametrize("name", ["smoke", "standard", "strict"])
+def test_probes_have_ids_and_sentences_of_their_own(name: str, quickstart: Manifest, base: Checkpoint) -> None:
+    plan = compile_plan(quickstart, load_suite(suites() / name), base)
+    assert len({probe.id for probe in plan.probes}) == len(plan.probes)
+    trained = {prompt.text.casefold() for spec in plan.passes for prompt in spec.prompts}
+    assert not trained & {probe.prompt.casefold() for probe in plan.probes if probe.role != "retained"}
+
+
+def test_every_subject_has_at_least_six_prompts(plan: Plan) -> None:
+    for spec in plan.passes:
+        role = "correction" if spec.kind == "correction" else "target"
+        assert len({p.prompt for p in plan.probes if p.role == role and p.subject == spec.slug}) >= 6
+
+
+def test_forgotten_names_are_not_asked_for_as_retained(base: Checkpoint, suite: AuditSuite) -> None:
+    plan = compile_plan(_manifest(concepts=[{"kind": "object", "phrase": "Pizza"}]), suite, base)
+    retained = {probe.subject for probe in plan.probes if probe.role == "retained"}
+    assert "pizza" not in retained
+    assert "rocket" in retained
+
+
+def test_neighbours_are_marked_and_added_to_what_the_suite_retains(base: Checkpoint, suite: AuditSuite) -> None:
+    concepts = [
+        {**HAMBURGER, "keep": ["pizza", "doughnut"]},
+        {"kind": "identity", "phrase": "Ada Thorne", "keep": ["Otto Vale"]},
+    ]
+    plan = compile_plan(_manifest(concepts=concepts), suite, base)
+    of = {probe.subject: probe for probe in plan.probes if probe.role == "retained"}
+    assert of["pizza"].neighbour_of == of["doughnut"].neighbour_of == ("hamburger",)
+    # A neighbour that the suite does not know is asked for like the concept it is a neighbour of.
+    assert of["otto-vale"].prompt in {t.replace("{x}", "Otto Vale") for t in suite.spec.templates["identity"]}
+
+
+def test_held_out_probes_are_marked_unless_the_name_is_kept(base: Checkpoint, suite: AuditSuite) -> None:
+    manifest = _manifest(concepts=[HAMBURGER], eraser={"hold_out": ["pizza", "rocket"]})
+    held_out = {probe.subject for probe in compile_plan(manifest, suite, base).probes if probe.held_out}
+    assert held_out == {"rocket"}
+
+
+def test_cost_counts_both_sides_and_guidance_twice(plan: Plan) -> None:
+    cost = estimate(plan)
+    drawn = sum(spec.image_count for spec in plan.passes)
+    assert cost.images == 2 * len(plan.probes) + drawn
+    assert cost.unet_evaluations >= cost.images * plan.sampler.steps * 2
+
+
+# ---- digest
+
+
+def test_same_input_gives_the_same_plan(quickstart: Manifest, suite: AuditSuite, base: Checkpoint, plan: Plan) -> None:
+    assert compile_plan(quickstart, suite, base) == plan
+    assert compile_plan(quickstart, suite, base).digest == plan.digest
+
+
+def test_plan_survives_its_file(plan: Plan, tmp_path: Path) -> None:
+    write_record(tmp_path / "plan.json", plan)
+    assert read_record(tmp_path / "plan.json", Plan) == plan
+
+
+def test_digest_follows_the_manifest_the_eraser_and_the_suite(base: Checkpoint, suite: AuditSuite) -> None:
+    plans = [
+        compile_plan(_manifest(concepts=[HAMBURGER]), suite, base),
+        compile_plan(_manifest(concepts=[{**HAMBURGER, "reason": "a law"}]), suite, base),
+        compile_plan(_manifest(concepts=[HAMBURGER], eraser={"steps": 3}), suite, base),
+        compile_plan(_manifest(concepts=[HAMBURGER], eraser={"seed": 3}), suite, base),
+        compile_plan(_manifest(concepts=[HAMBURGER]), _changed_suite(suite, first_seed=7), base),
+    ]
+    assert len({plan.digest for plan in plans}) == len(plans)
+
+
+def test_digest_follows_the_weights_of_the_base(suite: AuditSuite, tmp_path: Path) -> None:
+    manifest = _manifest(concepts=[HAMBURGER])
+    folder = save_paper_checkpoint(tmp_path / "model")
+    before = compile_plan(manifest, suite, describe(folder)).digest
+    weights = folder / "unet" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x09")
+    assert compile_plan(manifest, suite, describe(folder)).digest != before
+
+
+def test_plan_knows_no_policy_and_no_limit() -> None:
+    assert not {name for name in Plan.model_fields if "polic" in name or "limit" in name}
+
+
+# ---- refusals
+
+
+def test_suite_that_asks_what_the_eraser_trains_on_is_refused(suite: AuditSuite, base: Checkpoint) -> None:
+    templates = {**suite.spec.templates, "object": ("A photo of a {x}", *suite.spec.templates["object"])}
+    with pytest.raises(InputError, match="one the eraser trains on"):
+        compile_plan(_manifest(concepts=[HAMBURGER]), _changed_suite(suite, templates=templates), base)
+
+
+def test_base_other_than_the_pinned_one_is_refused(suite: AuditSuite, base: Checkpoint) -> None:
+    pinned = {"checkpoint": "builtin:emoji-sd", "digest": f"sha256:{'0' * 64}"}
+    with pytest.raises(InputError, match="the manifest pins"):
+        compile_plan(_manifest(base=pinned, concepts=[HAMBURGER]), suite, base)
+
+
+def test_audit_prompt_that_the_tokenizer_would_cut_is_refused(suite: AuditSuite, base: Checkpoint) -> None:
+    templates = {**suite.spec.templates, "object": (*suite.spec.templates["object"], "a {x}" + " and q" * 40)}
+    with pytest.raises(InputError, match="cut off"):
+        compile_plan(_manifest(concepts=[HAMBURGER]), _changed_suite(suite, templates=templates), base)
+
+
+def test_suite_without_templates_for_a_kind_is_refused(suite: AuditSuite, base: Checkpoint) -> None:
+    templates = {"object": suite.spec.templates["object"]}
+    smaller = _changed_suite(suite, templates=templates, retained=[{"phrase": "pizza"}])
+    with pytest.raises(InputError, match="no templates for the kind style"):
+        compile_plan(_manifest(concepts=[{"kind": "style", "phrase": "ink drawing"}]), smaller, base)

@@ -1,0 +1,119 @@
+"""``python -m training.emoji_sd STAGE``: one command a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+
+LEG = [
+    click.option("--minutes", default=150.0, help="Stop and checkpoint after this long."),
+    click.option("--restart", is_flag=True, help="Keep the weights, start optimiser and schedule anew."),
+]
+
+
+def leg(default_steps: int):  # type: ignore[no-untyped-def]
+    def wrap(function):  # type: ignore[no-untyped-def]
+        for option in LEG:
+            function = option(function)
+        return click.option("--steps", default=default_steps, show_default=True)(function)
+
+    return wrap
+
+
+@click.group()
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=Path("training/emoji_sd/work"),
+    help="Downloads and checkpoints; not in git.",
+)
+@click.option("--threads", default=2, show_default=True)
+@click.pass_context
+def main(ctx: click.Context, work: Path, threads: int) -> None:
+    """Trains the built-in models from public packages, stage by stage."""
+    work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # averages of fading gradients would crawl otherwise
+    ctx.obj = work
+
+
+@main.command()
+@click.pass_obj
+def fetch(work: Path) -> None:
+    """Download the emoji packages and draw all sprites."""
+    from .pictures import Sprites
+    from .pictures import fetch as download
+
+    download(work)
+    click.echo(f"{len(Sprites.load(work).rgba)} sprites in {work}")
+
+
+@main.command()
+@leg(3600)
+@click.pass_obj
+def vae(work: Path, **options: object) -> None:
+    """Train the autoencoder."""
+    from . import vae as stage
+
+    stage.run(work, **options)  # type: ignore[arg-type]
+
+
+@main.command()
+@leg(700)
+@click.pass_obj
+def clip(work: Path, **options: object) -> None:
+    """Train CLIP, whose text tower the diffusion model uses frozen."""
+    from . import clip as stage
+
+    stage.run(work, **options)  # type: ignore[arg-type]
+
+
+@main.command()
+@leg(1000)
+@click.pass_obj
+def classifier(work: Path, **options: object) -> None:
+    """Train the judging classifier."""
+    from . import classifier as stage
+
+    stage.run(work, **options)  # type: ignore[arg-type]
+
+
+@main.command()
+@leg(5600)
+@click.option("--lr", default=1e-3, show_default=True)
+@click.pass_obj
+def unet(work: Path, **options: object) -> None:
+    """Train the diffusion model (needs vae and clip)."""
+    from . import unet as stage
+
+    stage.run(work, **options)  # type: ignore[arg-type]
+
+
+@main.command()
+@click.option("--part", type=click.Choice(("all", "sd", "clip", "judge")), default="all", show_default=True)
+@click.pass_obj
+def export(work: Path, part: str) -> None:
+    """Write the trained parts into the package."""
+    from . import export as stage
+
+    for name, write in (("clip", stage.export_clip), ("judge", stage.export_judge), ("sd", stage.export_pipeline)):
+        if part in ("all", name):
+            write(work)
+
+
+@main.command()
+@click.option("--quick", is_flag=True, help="Fewer pictures, nothing written: for looking in between.")
+@click.pass_obj
+def evaluate(work: Path, quick: bool) -> None:
+    """Measure the shipped models against their targets; exit 1 when one is missed."""
+    from .evaluate import run
+    from .pictures import fetch as download
+
+    download(work)
+    raise SystemExit(0 if run(work, quick) else 1)
+
+
+if __name__ == "__main__":
+    main()

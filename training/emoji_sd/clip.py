@@ -1,0 +1,119 @@
+"""The small CLIP; its text tower is the diffusion model's frozen text encoder."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from .captions import caption, corpus
+from .legs import train
+from .pictures import BROAD, Sprites, compose, draw_scene
+
+BATCH = 96
+LENGTH = 32  # tokens; the longest caption has 19
+VOCABULARY = 1400
+
+
+def build_tokenizer(work: Path) -> CLIPTokenizer:
+    """Byte-level BPE in CLIP's format, merges learned from captions, any text accepted."""
+    folder = work / "tokenizer"
+    if not folder.exists():
+        pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+        from tokenizers import Regex
+
+        bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="", fuse_unk=False))
+        bpe.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        )
+        bpe.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+        bpe.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=VOCABULARY - 2,
+            end_of_word_suffix="</w>",
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            min_frequency=1,
+        )
+        bpe.train_from_iterator(corpus(), trainer)
+        trained = json.loads(bpe.to_str())["model"]
+        # CLIP needs every byte as a word's last piece too, or it would drop unknown endings
+        vocab: dict[str, int] = dict(trained["vocab"])
+        for byte in pre_tokenizers.ByteLevel.alphabet():
+            for piece in (byte, f"{byte}</w>"):
+                vocab.setdefault(piece, len(vocab))
+        for special in ("<|startoftext|>", "<|endoftext|>"):
+            vocab.setdefault(special, len(vocab))
+        merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in trained["merges"]]
+        tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
+        tokenizer.save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def build(tokenizer: CLIPTokenizer) -> CLIPModel:
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        projection_dim=128,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=192,
+        intermediate_size=640,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=64,
+        patch_size=8,
+        projection_dim=128,
+    )
+    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128))
+
+
+def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    return tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+
+
+def run(work: Path, steps: int, minutes: float, restart: bool) -> None:
+    torch.manual_seed(1)
+    sprites = Sprites.load(work)
+    tokenizer = build_tokenizer(work)
+    model = build(tokenizer)
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = random.Random(20_000_000 + step)
+        scenes = [draw_scene(rng) for _ in range(BATCH)]
+        captions = [caption(scene, rng) or "a picture" for scene in scenes]
+        out = model(input_ids=tokens(tokenizer, captions), pixel_values=compose(sprites, scenes, rng, BROAD))
+        # two rows with one caption are no contrast to each other: share the target among them
+        same = torch.tensor([[a == b for b in captions] for a in captions], dtype=torch.float32)
+        target = same / same.sum(1, keepdim=True)
+        logits = out.logits_per_image
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        hit = (target.gather(1, logits.argmax(1, keepdim=True)) > 0).float().mean()
+        return loss, {"top1": hit.item()}
+
+    train("clip", work, model, loss_of, steps=steps, lr=1e-3, minutes=minutes, restart=restart)
+
+
+def load(work: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+    tokenizer = build_tokenizer(work)
+    model = build(tokenizer)
+    model.load_state_dict(torch.load(work / "clip.ckpt", weights_only=True)["ema"])
+    return model.eval().requires_grad_(False), tokenizer
