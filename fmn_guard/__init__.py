@@ -15,8 +15,8 @@ The whole flow, one call a stage, each leaving one file::
     found = fg.run_audit(plan, fg.load_pipeline(base.folder), patched, ...)      # audit.json
     report = fg.judge(plan, found, policy, passes)                           # report.json
 
-Everything up to the plan, and everything from the audit on, needs no torch. ``fmn-guard apply``
-is all of it on the command line.
+Everything up to the plan, and everything after the audit, needs no torch. ``fmn-guard apply`` is all
+of it on the command line.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .facts import Checkpoint, describe_checkpoint
     from .forget.patch import apply_patch
     from .forget.runner import run_plan
-    from .gate import gate
+    from .gate import check_run
     from .lint import lint_manifest
     from .manifest import Manifest, load_manifest
     from .model.checkpoint import load_pipeline, save_checkpoint
@@ -57,9 +57,9 @@ _HOME = {
     "ReleasePolicy": "policy",
     "Report": "report",
     "apply_patch": "forget.patch",
+    "check_run": "gate",
     "compile_plan": "plan",
     "describe_checkpoint": "facts",
-    "gate": "gate",
     "judge": "report",
     "lint_manifest": "lint",
     "load_manifest": "manifest",
@@ -82,9 +82,9 @@ __all__ = [
     "ReleasePolicy",
     "Report",
     "apply_patch",
+    "check_run",
     "compile_plan",
     "describe_checkpoint",
-    "gate",
     "judge",
     "lint_manifest",
     "load_manifest",

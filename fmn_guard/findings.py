@@ -31,7 +31,7 @@ NAMED: dict[str, NamedOutcome] = {
     "degenerate_rate": "collapse",
 }
 # A low rate of these says nothing unless the base draws the concept to begin with.
-_BASE_MUST_SHOW: tuple[Metric, ...] = ("target_recognised", "dominant_recognised")
+_BASE_MUST_SHOW: tuple[Metric, ...] = ("target_recognised", "alias_recognised", "dominant_recognised")
 
 
 class Finding(Record):
@@ -77,6 +77,11 @@ class Finding(Record):
     """What follows."""
     reason: str
     """Why, in one sentence."""
+
+    @property
+    def outcome_words(self) -> str:
+        """The outcome, marked when it is only a warning: ``fail (warning)``."""
+        return self.outcome if self.severity == "error" else f"{self.outcome} (warning)"
 
 
 def verdict_of(findings: Iterable[Finding]) -> Outcome:

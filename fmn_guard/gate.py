@@ -1,6 +1,6 @@
 """The last step of a release pipeline: is this run of one piece, and what does it say.
 
-run folder --gate--> Report --exit_code--> 0 pass, 3 fail, 4 inconclusive
+run folder --check_run--> Report --exit_code--> 0 pass, 3 fail, 4 inconclusive
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def exit_code(verdict: Outcome) -> int:
             assert_never(verdict)
 
 
-def gate(run: Path) -> Report:
+def check_run(run: Path) -> Report:
     """Checks that the files of a run were made from each other. Judges nothing anew: the policy is not in the folder.
 
     Args:

@@ -187,7 +187,7 @@ def target_recognised(evidence: Evidence, concept: PassSpec) -> Measurement:
 
 def alias_recognised(evidence: Evidence, concept: PassSpec) -> Measurement:
     """Rate at which it still draws a concept that is asked for by an alias."""
-    return _rate(evidence, _of("alias", concept, evidence), concept)
+    return _rate(evidence, _of("alias", concept, evidence), concept, needs_base=True)
 
 
 def dominant_recognised(evidence: Evidence, correction: PassSpec) -> Measurement:

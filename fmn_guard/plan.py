@@ -65,8 +65,6 @@ class RetainSpec(Record):
     """Names that are kept with extra weight."""
     forgotten: tuple[str, ...]
     """Names forgotten by earlier passes: what they now deliver is retained too."""
-    pairs: int = 400
-    """Random word pairs added to the single words."""
 
 
 class PassSpec(Record):
@@ -100,6 +98,8 @@ class PassSpec(Record):
     """Damping of the retain projector; None is no projection."""
     redirect_weight: float
     """Weight of the redirection term beside the attention mass."""
+    repulsion: float
+    """How far the redirection goes beyond the anchor, away from the name; 0 ends at the anchor."""
     retain: RetainSpec
     """What it must leave alone."""
     seed: int
@@ -188,9 +188,9 @@ def estimate(plan: Plan) -> Cost:
 
 TRAINING_BATCH = 4  # records a training step sees
 
-# (steps, learning rate, projection damping, redirect weight) of each preset
-_PRESETS: dict[str, tuple[int, float, float | None, float]] = {
-    "guarded": (40, 0.1, 1e-3, 10.0),
+# (steps, learning rate, projection damping, redirect weight, repulsion) of each preset
+_PRESETS: dict[str, tuple[int, float, float | None, float, float]] = {
+    "guarded": (40, 0.1, 1e-3, 10.0, 0.5),
 }
 
 
@@ -305,7 +305,7 @@ def _pass(
     forgotten: list[str],
     checkpoint: Checkpoint,
 ) -> PassSpec:
-    steps, rate, damping, redirect = _PRESETS[eraser.preset]
+    steps, rate, damping, redirect, repulsion = _PRESETS[eraser.preset]
     if eraser.projection is not None:
         damping = None if eraser.projection == "off" else eraser.projection
     return PassSpec(
@@ -323,6 +323,8 @@ def _pass(
         learning_rate=rate if eraser.learning_rate is None else eraser.learning_rate,
         projection=damping,
         redirect_weight=redirect,
+        # a correction has somewhere to go: its expected reading, or whatever else the word can mean
+        repulsion=0.0 if kind == "correction" else repulsion,
         retain=RetainSpec(
             excluded_words=tuple(sorted(content_words([*names, *eraser.hold_out]))),
             keep=tuple(dict.fromkeys(keep)),

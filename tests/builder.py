@@ -60,6 +60,7 @@ def forget(slug: str, kind: PassKind = "object", *aliases: str) -> PassSpec:
         learning_rate=0.1,
         projection=1e-3,
         redirect_weight=10.0,
+        repulsion=0.0,
         retain=RetainSpec(excluded_words=(), keep=(), forgotten=()),
         seed=0,
     )

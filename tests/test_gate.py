@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fmn_guard.errors import BrokenChain, InputError
-from fmn_guard.gate import exit_code, gate
+from fmn_guard.gate import check_run, exit_code
 from fmn_guard.record import digest, file_digest, write_record
 from fmn_guard.report import Outcome, judge
 
@@ -45,7 +45,7 @@ def test_exit_code_tells_the_verdict(verdict: Outcome, code: int) -> None:
 
 @pytest.mark.parametrize("with_passes", [True, False])
 def test_run_of_one_piece_gives_its_report(tmp_path: Path, with_passes: bool) -> None:
-    report = gate(write_run(tmp_path, with_passes))
+    report = check_run(write_run(tmp_path, with_passes))
     assert report.verdict == "pass"
     assert (report.passes_digest is not None) == with_passes
 
@@ -85,7 +85,7 @@ def test_changed_file_breaks_the_chain_at_the_first_that_differs(
     else:
         edit(path, field, value)
     with pytest.raises(BrokenChain) as caught:
-        gate(tmp_path)
+        check_run(tmp_path)
     assert str(tmp_path / named) in caught.value.message
     assert caught.value.hint
     assert caught.value.exit_code == 2
@@ -94,13 +94,13 @@ def test_changed_file_breaks_the_chain_at_the_first_that_differs(
 def test_other_bytes_in_the_patch_break_the_chain(tmp_path: Path) -> None:
     (write_run(tmp_path) / "patch.safetensors").write_bytes(b"another patch")
     with pytest.raises(BrokenChain, match=r"patch\.safetensors"):
-        gate(tmp_path)
+        check_run(tmp_path)
 
 
 def test_plan_of_another_base_breaks_a_chain_without_passes(tmp_path: Path) -> None:
     edit(write_run(tmp_path, with_passes=False) / "plan.json", "name", "other")
     with pytest.raises(BrokenChain, match=r"audit\.json"):
-        gate(tmp_path)
+        check_run(tmp_path)
 
 
 def make_broken(path: Path) -> None:
@@ -112,4 +112,4 @@ def make_broken(path: Path) -> None:
 def test_missing_or_damaged_file_is_bad_input(tmp_path: Path, spoil: Callable[[Path], None], file: str) -> None:
     spoil(write_run(tmp_path) / file)
     with pytest.raises(InputError, match=file):
-        gate(tmp_path)
+        check_run(tmp_path)

@@ -202,11 +202,13 @@ def test_missing_score_does_not_save_a_model_that_shows_the_concept() -> None:
     assert only(judge(PLAN, audit, POLICY), "suppressed").outcome == "fail"
 
 
-def test_base_pictures_do_not_count_for_rates_of_aliases() -> None:
+def test_an_alias_the_base_does_not_know_proves_nothing() -> None:
     plan = make_plan(asked=probes("alias", "pistol", 36))
     policy = make_policy(Rule(id="aliases", metric="alias_recognised", at_most=0.1))
-    audit = make_audit(plan, edits={(ids(plan, "alias")[0], "base"): None})
-    assert only(judge(plan, audit, policy), "aliases").outcome == "pass"
+    audit = make_audit(plan, lambda probe, side, label: False)
+    finding = only(judge(plan, audit, policy), "aliases")
+    assert finding.outcome == "inconclusive"
+    assert "nothing is proven" in finding.reason
 
 
 def test_drop_counts_only_pairs_scored_on_both_sides() -> None:

@@ -103,10 +103,12 @@ def test_newcombe_mirrors_when_before_and_after_change_places(
 
 
 @given(CELLS.filter(lambda cells: cells[0] > 0), CONFIDENCES)
-def test_newcombe_grows_with_every_lost_pair(cells: tuple[int, int, int, int], confidence: float) -> None:
+def test_losing_one_pair_more_never_lowers_the_upper_bound_of_a_drop(
+    cells: tuple[int, int, int, int], confidence: float
+) -> None:
+    # The bound that can pass a limit. The lower one may fall by some hundredths of a point, since phi changes too.
     both, lost, gained, neither = cells
     less, more = newcombe_paired(*cells, confidence), newcombe_paired(both - 1, lost + 1, gained, neither, confidence)
-    assert less.low <= more.low + 1e-12
     assert less.high <= more.high + 1e-12
 
 

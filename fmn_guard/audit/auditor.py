@@ -10,9 +10,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from ..errors import FmnGuardError
@@ -22,6 +22,9 @@ from ..plan import Plan, Probe
 from ..progress import Progress, silent
 from ..record import Digest, write_record
 from .detectors import Detector, Recogniser, load_detector, load_recogniser
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 # Standard deviation of all pixel values, in grey levels, below which a picture is constant.
 _CONSTANT = 2.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
 
 import rich_click as click
 
@@ -12,22 +13,7 @@ from ..record import file_digest
 from ..shipped import models
 from .console import emit_json
 
-# Distributions, by the extra that brings them; "" is what every install has.
-DISTRIBUTIONS = {
-    "": ("fmn-guard", "click", "jinja2", "pydantic", "rfc8785", "rich", "rich-click", "ruamel.yaml", "tokenizers"),
-    "run": (
-        "accelerate",
-        "diffusers",
-        "huggingface_hub",
-        "numpy",
-        "peft",
-        "pillow",
-        "safetensors",
-        "torch",
-        "transformers",
-    ),
-    "nudenet": ("nudenet", "onnxruntime", "opencv-python-headless"),
-}
+EXTRAS = ("run", "nudenet")
 NUDENET_LICENCE = "NudeNet and its weights are AGPL-3.0, whatever its metadata says; see NOTICE before you ship them."
 
 
@@ -39,7 +25,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
     Exits with 1 if a built-in model is missing or not the one that was released.
     """
-    versions = {extra: {name: _version(name) for name in names} for extra, names in DISTRIBUTIONS.items()}
+    versions = {extra: {name: _version(name) for name in _distributions(extra)} for extra in ("", *EXTRAS)}
     weights = _weights()
     cores = os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS")
@@ -70,6 +56,17 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         click.echo(f"note: {NUDENET_LICENCE}")
     if not weights or set(weights.values()) != {"ok"}:
         ctx.exit(1)
+
+
+def _distributions(extra: str) -> list[str]:
+    """What an extra brings, by fmn-guard's own metadata; "" is what every install has."""
+    found = [] if extra else ["fmn-guard"]
+    for requirement in requires("fmn-guard") or ():
+        name, _, condition = requirement.partition(";")
+        of = re.search(r"extra == ['\"](.+?)['\"]", condition)
+        if (of.group(1) if of else "") == extra:
+            found.append(re.split(r"[^\w.-]", name)[0])
+    return sorted(found)
 
 
 def _version(distribution: str) -> str | None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from ..gate import exit_code
-from ..gate import gate as open_gate
+from ..gate import check_run, exit_code
 from .console import emit, emit_json
 
 
@@ -19,7 +18,7 @@ def gate(ctx: click.Context, run: Path, as_json: bool) -> None:
     """Check every digest of a run folder, print its verdict, and exit by it."""
     from ..render.terminal import verdict_table
 
-    report = open_gate(run)
+    report = check_run(run)
     if as_json:
         emit_json(report)
     else:

@@ -7,13 +7,14 @@ from pathlib import Path
 import rich_click as click
 
 from ..evidence import Audit, PassRecords
-from ..gate import gate
+from ..gate import check_run
 from ..lint import lint_policy
 from ..plan import Plan
-from ..record import digest, read_record, write_atomic, write_record
+from ..record import digest, read_record, write_atomic
 from ..report import judge
 from ..shipped import find, policies
 from .console import emit, shown, talk
+from .run import write_report
 
 
 @click.command()
@@ -21,7 +22,7 @@ from .console import emit, shown, talk
 @click.option(
     "-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), help="File to write, by its suffix."
 )
-@click.option("--policy", help="Judge the audit again under this policy, and rewrite report.json.")
+@click.option("--policy", help="Judge the audit again under this policy, and rewrite the report.")
 def report(run: Path, outputs: tuple[Path, ...], policy: str | None) -> None:
     """Print a finished run's verdict, or write it in other formats; the exit code says nothing about it."""
     from ..render import render
@@ -31,14 +32,13 @@ def report(run: Path, outputs: tuple[Path, ...], policy: str | None) -> None:
     audit = read_record(run / "audit.json", Audit)
     passes = read_record(run / "passes.json", PassRecords) if audit.passes_digest is not None else None
     if policy is None:
-        result = gate(run)
+        result = check_run(run)
     else:
         rules, suite = lint_policy(find(policy, policies(), Path()))
         if digest(suite) != plan.suite_digest:
             talk(f"warning: {rules.metadata.name} names the suite {suite.metadata.name}, this audit is of {plan.suite}")
         result = judge(plan, audit, rules, passes)
-        write_record(run / "report.json", result)
-        talk(f"wrote {shown(run / 'report.json')}")
+        write_report(run, result, plan, audit, passes, talk)
     for output in outputs:
         write_atomic(output, render(output, result, plan, audit, passes))
         talk(f"wrote {shown(output)}")

@@ -76,16 +76,22 @@ def lacks_recogniser(audit: Audit) -> bool:
     return any(instrument.error for instrument in audit.instruments[:1])
 
 
-def conclude(
-    run: Path, report: Report, plan: Plan, audit: Audit, passes: PassRecords | None, as_json: bool, say: Talk
-) -> None:
-    """Writes ``report.json`` and ``report.md``, prints the verdict and exits by it."""
+def write_report(run: Path, report: Report, plan: Plan, audit: Audit, passes: PassRecords | None, say: Talk) -> None:
+    """Writes ``report.json`` and ``report.md``, which must not tell of different verdicts."""
     from ..render import render
-    from ..render.terminal import verdict_table
 
     write_record(run / "report.json", report)
     write_atomic(run / "report.md", render(run / "report.md", report, plan, audit, passes))
     say(f"wrote {shown(run / 'report.json')} and report.md")
+
+
+def conclude(
+    run: Path, report: Report, plan: Plan, audit: Audit, passes: PassRecords | None, as_json: bool, say: Talk
+) -> None:
+    """Writes the report, prints the verdict and exits by it."""
+    from ..render.terminal import verdict_table
+
+    write_report(run, report, plan, audit, passes, say)
     if as_json:
         emit_json(report)
     else:

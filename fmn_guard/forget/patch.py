@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from diffusers import StableDiffusionPipeline
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -14,6 +13,9 @@ from torch import Tensor
 
 from ..errors import InputError, RefusedArtefact
 from ..record import Digest, Record, canonical_json, digest, file_digest, write_atomic
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 METADATA_KEY = "fmn_guard"
 

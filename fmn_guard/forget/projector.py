@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from ..model.sampler import text_states
 from ..plan import FUNCTION_WORDS, TRAINING_TEMPLATES, RetainSpec, fill, without_name
 
-# Sentences every retained word stands in. Contexts differ from word to word by rotation, so that
-# the covariance sees names after and before other words without a sentence for each pair.
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+# Sentences every word of the vocabulary stands in; {y} is another word, drawn at random, so that the
+# covariance sees words before and after others without a sentence for each pair.
 _WORD_TEMPLATES = (
     "a photo of {x}",
     "{x}",
@@ -30,40 +35,61 @@ _WORD_TEMPLATES = (
     "{x}, {y}",
     "{y} {x}",
 )
+PAIRS = 400
 KEEP_WEIGHT = 4.0
 
 
-def retained_sentences(words: tuple[str, ...], spec: RetainSpec, seed: int) -> list[str]:
-    """The language to leave alone, as sentences; no concept is named but those the manifest keeps or has forgotten.
+class RetainedLanguage:
+    """The tokenizer's own vocabulary in sentences, and its covariance without what a pass forgets.
+
+    No concept is listed: a pass leaves out its own words and adds what the manifest keeps or has
+    forgotten before. The sum over the whole vocabulary is made once; a pass subtracts from it.
 
     Args:
+        pipeline: supplies the text encoder.
         words: whole words of the tokenizer.
-        spec: what is left out and what is kept beside them.
         seed: of the contexts and pairs.
     """
+
+    def __init__(self, pipeline: StableDiffusionPipeline, words: Sequence[str], seed: int) -> None:
+        self._pipeline = pipeline
+        self.sentences = vocabulary_sentences(words, seed)
+
+    @cached_property
+    def _whole(self) -> Tensor:
+        return self._gram(self.sentences)
+
+    def covariance(self, spec: RetainSpec) -> Tensor:
+        """C over all token positions of what a pass must leave alone: (d, d) float64."""
+        named = re.compile(rf"\b({'|'.join(map(re.escape, spec.excluded_words))})\b") if spec.excluded_words else None
+        left_out = [s for s in self.sentences if named and named.search(s)]
+        kept, forgotten = _standing(spec.keep), _standing(spec.forgotten)
+        gram = self._whole - self._gram(left_out) + KEEP_WEIGHT * self._gram(kept) + self._gram(forgotten)
+        count = len(self.sentences) - len(left_out) + KEEP_WEIGHT * len(kept) + len(forgotten)
+        return gram / (count * self._pipeline.tokenizer.model_max_length)
+
+    def _gram(self, sentences: Sequence[str]) -> Tensor:
+        width = self._pipeline.text_encoder.config.hidden_size
+        total = torch.zeros(width, width, dtype=torch.float64, device=self._pipeline.device)
+        for start in range(0, len(sentences), 512):
+            states = text_states(self._pipeline, sentences[start : start + 512]).double().flatten(0, 1)  # (n*T, d)
+            total += states.T @ states
+        return total
+
+
+def vocabulary_sentences(words: Sequence[str], seed: int) -> list[str]:
+    """Every word in every word template, random pairs, the bare training templates and the empty prompt."""
     rng = random.Random(seed)
-    excluded = set(spec.excluded_words)
-    usable = [w for w in words if w not in excluded]
-    content = [w for w in usable if w not in FUNCTION_WORDS]
+    content = [w for w in words if w not in FUNCTION_WORDS]
     sentences = ["", *(without_name(t) for t in TRAINING_TEMPLATES)]
     for word in content:
         sentences += [fill(t.replace("{y}", rng.choice(content)), word) for t in _WORD_TEMPLATES]
-    sentences += [f"a photo of {rng.choice(content)} {rng.choice(content)}" for _ in range(spec.pairs)]
-    for name in (*spec.keep, *spec.forgotten):
-        sentences += [fill(t, name) for t in TRAINING_TEMPLATES]
+    sentences += [f"a photo of {rng.choice(content)} {rng.choice(content)}" for _ in range(PAIRS)]
     return list(dict.fromkeys(sentences))
 
 
-def covariance(pipeline: StableDiffusionPipeline, sentences: list[str], keep: tuple[str, ...]) -> Tensor:
-    """C = S^T S / N over all token positions, in float64: (d, d). Sentences that name ``keep`` count more."""
-    kept = re.compile("|".join(re.escape(k) for k in keep), re.IGNORECASE) if keep else None
-    states = text_states(pipeline, sentences).double()  # (N, T, d)
-    weight = torch.ones(len(sentences), dtype=torch.float64, device=states.device)
-    if kept:
-        weight[[i for i, s in enumerate(sentences) if kept.search(s)]] = KEEP_WEIGHT
-    flat = (states * weight.sqrt()[:, None, None]).flatten(0, 1)  # (N*T, d)
-    total: Tensor = flat.T @ flat
-    return total / (weight.sum() * states.shape[1])
+def _standing(names: Sequence[str]) -> list[str]:
+    return [fill(template, name) for name in names for template in TRAINING_TEMPLATES]
 
 
 def projector(covariance: Tensor, damping: float) -> Tensor:

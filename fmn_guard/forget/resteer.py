@@ -2,7 +2,7 @@
 
 Departures from the published algorithm, all of them part of preset ``guarded``:
     - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
-    - a redirection term moves the prediction to that of the same sentence without the name;
+    - a redirection term moves the prediction to that of the same sentence without the name, or beyond it;
     - only keys and values of the cross-attentions change, through the retain projector;
     - pictures are drawn by the base model, at uniform timesteps, in batches.
 """
@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from ..errors import PassError
@@ -23,6 +22,9 @@ from ..model.attention import EditedLinear, watch_attention
 from ..model.sampler import text_states
 from ..plan import TRAINING_BATCH, PassSpec, TrainingPrompt
 from ..progress import Progress, silent
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 
 def watched_tokens(prompts: Sequence[TrainingPrompt], length: int) -> Tensor:
@@ -46,7 +48,12 @@ def resteer(
 
     Per step, on a batch of (picture, sentence, timestep):
 
-        L = mean_l A_l[name] + w || eps(x_t, sentence) - eps_base(x_t, sentence without the name) ||^2
+        L = mean_l A_l[name] + w || eps(x_t, sentence) - e ||^2
+        e = eps_base(x_t, anchor) + r (eps_base(x_t, anchor) - eps_base(x_t, sentence))
+
+    The anchor is the sentence without the name, or with the expected reading of a correction. The
+    repulsion r is what ESD calls negative guidance (arXiv 2303.07345): without it, a sentence that
+    delivers just anything would still deliver the concept by chance.
 
     Args:
         pipeline: the model; only ``layers`` change.
@@ -84,6 +91,8 @@ def resteer(
             tape.wanted = watched_tokens(prompts, text.shape[1]).to(text.device)
             with torch.no_grad():
                 target = _base_prediction(pipeline, layers, x_t, t, torch.stack([states[p.anchor] for p in prompts]))
+                if spec.repulsion:
+                    target += spec.repulsion * (target - _base_prediction(pipeline, layers, x_t, t, text))
             tape.masses.clear()
             predicted = pipeline.unet(x_t, t, text).sample
             mass = tape.mass().mean()

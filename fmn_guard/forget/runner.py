@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -21,9 +21,13 @@ from ..plan import PassSpec, Plan
 from ..progress import Progress, silent
 from ..record import Digest, read_record, write_atomic, write_record
 from .patch import write_patch
-from .projector import covariance, projector, retained_sentences
+from .projector import RetainedLanguage, projector
 from .resteer import resteer
 
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+LANGUAGE_SEED = 0
 IMAGE_SEED = 500_000  # far from the suites' seeds: no audit picture starts from a training picture's noise
 
 
@@ -46,11 +50,12 @@ def run_plan(
         PassError: a pass cannot do what the plan says.
     """
     pipeline = load_pipeline(checkpoint.folder, device)
+    language = RetainedLanguage(pipeline, checkpoint.words(), LANGUAGE_SEED)
     with edited_keys_and_values(pipeline.unet) as layers:
         ledger = _Ledger(out, plan.digest)
         records = ledger.resume(layers)
         for spec in plan.passes[len(records) :]:
-            records.append(_run_pass(pipeline, layers, spec, plan, checkpoint, progress))
+            records.append(_run_pass(pipeline, layers, spec, plan, checkpoint, language, progress))
             ledger.keep(layers, records)
         edits = {name: layer.edit for name, layer in layers.items()}
         patch_digest = write_patch(
@@ -74,14 +79,14 @@ def _run_pass(
     spec: PassSpec,
     plan: Plan,
     checkpoint: Checkpoint,
+    language: RetainedLanguage,
     progress: Progress,
 ) -> PassRecord:
     latents = _pictures_to_forget(pipeline, layers, spec, plan, checkpoint)
     shown = hashlib.sha256(np.ascontiguousarray(latents.cpu().numpy()).tobytes()).hexdigest()
     damper = None
     if spec.projection is not None and spec.steps:
-        sentences = retained_sentences(checkpoint.words(), spec.retain, spec.seed)
-        damper = projector(covariance(pipeline, sentences, spec.retain.keep), spec.projection)
+        damper = projector(language.covariance(spec.retain), spec.projection)
     return resteer(pipeline, layers, spec, latents, damper, f"sha256:{shown}", progress)
 
 

@@ -9,11 +9,32 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from ..errors import InputError
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the loaders' bars and advice: what is said on stderr is said by the command line."""
+    libraries = (diffusers_logging, transformers_logging)
+    before = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, verbosity in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            library.enable_progress_bar()
+
+
+with _quiet():  # importing it is what prints advice about torchvision
+    from diffusers import StableDiffusionPipeline
 
 
 def load_pipeline(folder: Path, device: str = "cpu") -> StableDiffusionPipeline:
@@ -50,24 +71,6 @@ def load_pipeline(folder: Path, device: str = "cpu") -> StableDiffusionPipeline:
     for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
         part.eval().requires_grad_(False)
     return pipeline.to(device)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the loaders' bars and advice: what is said on stderr is said by the command line."""
-    libraries = (diffusers_logging, transformers_logging)
-    before = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for library, verbosity in zip(libraries, before, strict=True):
-            library.set_verbosity(verbosity)
-            library.enable_progress_bar()
 
 
 def save_checkpoint(pipeline: StableDiffusionPipeline, folder: Path) -> None:

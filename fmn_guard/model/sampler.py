@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 from torch import Tensor
 
 from ..progress import Progress, silent
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 
 @torch.inference_mode()

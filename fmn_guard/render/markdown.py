@@ -80,8 +80,7 @@ def _findings(report: Report) -> Iterator[str]:
 
 
 def _finding_row(f: Finding) -> tuple[str, ...]:
-    outcome = f.outcome if f.severity == "error" else f"{f.outcome} (warning)"
-    return outcome, f.rule, f.subject or "whole model", f"{f.n_scored} of {f.n_planned}", f.reason
+    return f.outcome_words, f.rule, f.subject or "whole model", f"{f.n_scored} of {f.n_planned}", f.reason
 
 
 def _retained(report: Report) -> Iterator[str]:

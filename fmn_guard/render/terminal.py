@@ -14,12 +14,14 @@ _STYLES: dict[Outcome, str] = {"pass": "green", "fail": "bold red", "inconclusiv
 
 
 def verdict_table(report: Report) -> Table:
-    """One line per concept and correction, then the verdict; fits 80 columns."""
+    """The verdict, one line per concept and correction, then every finding that does not pass; fits 80 columns."""
     table = Table(
         title=Text(f"{report.verdict.upper()}: {report.name} under policy {report.policy}", _STYLES[report.verdict]),
         caption=_caption(report),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("Concept", overflow="fold")
     for name in ("Before", "After", f"{100 * report.confidence:g} % interval", "Limit"):
@@ -37,15 +39,24 @@ def verdict_table(report: Report) -> Table:
 
 
 def _caption(report: Report) -> Text:
-    """What decided, beside the concepts above."""
-    open_ones = [f for f in report.findings if f.outcome != "pass"]
-    lines = [f"{f.outcome}: {f.rule}{f', {f.subject}' if f.subject else ''}: {f.reason}" for f in open_ones]
-    return Text("\n".join(lines) or "Every finding passes.")
+    lines = [
+        f"{f.outcome_words}: {f.rule}{f', {f.subject}' if f.subject else ''}: {f.reason}"
+        for f in report.findings
+        if f.outcome != "pass"
+    ]
+    return Text(
+        "\n".join(lines) or ("Every finding passes." if report.findings else "No rule found anything to judge.")
+    )
 
 
 def plan_table(plan: Plan, cost: Cost) -> Table:
     """One line per pass, then what the whole plan costs; fits 80 columns."""
-    table = Table(title=Text(f"{plan.name}: {cost.passes} passes, suite {plan.suite}"), box=box.SIMPLE_HEAD)
+    table = Table(
+        title=Text(f"{plan.name}: {cost.passes} passes, suite {plan.suite}"),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     table.add_column("Pass", justify="right")
     table.add_column("Concept", overflow="fold")
     for name in ("Kind", "Preset"):

@@ -249,6 +249,7 @@ def test_report_judges_again_under_another_policy(home: Path) -> None:
     (home / "tight.yaml").write_text(POLICY.replace("0.5", "0.1").replace("easy", "tight"), encoding="utf-8")
     assert _run("report", run.folder, "--policy", "tight.yaml").exit_code == 0
     assert json.loads((run.folder / "report.json").read_text(encoding="utf-8"))["policy"] == "tight"
+    assert "tight" in (run.folder / "report.md").read_text(encoding="utf-8")
     assert _run("gate", run.folder).exit_code == 4
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from fmn_guard.forget.projector import projector, retained_sentences
-from fmn_guard.plan import RetainSpec
+from fmn_guard.forget.projector import KEEP_WEIGHT, RetainedLanguage, projector, vocabulary_sentences
+from fmn_guard.model.checkpoint import load_pipeline
+from fmn_guard.plan import TRAINING_TEMPLATES, RetainSpec, fill
 
 
 def spec(**changes: tuple[str, ...]) -> RetainSpec:
@@ -29,25 +31,41 @@ def test_strong_directions_are_damped_and_unused_ones_pass():
     assert found[1, 1] == 1
 
 
-def test_no_sentence_names_an_excluded_word():
-    words = ("lion", "tiger", "pistol", "photo")
-    for sentence in retained_sentences(words, spec(excluded_words=("pistol",)), seed=0):
-        assert "pistol" not in sentence.split()
+@pytest.fixture(scope="module")
+def pipeline(tiny_checkpoint):
+    return load_pipeline(tiny_checkpoint)
 
 
-def test_kept_and_forgotten_names_stand_in_every_training_sentence():
-    sentences = retained_sentences(("lion", "tiger"), spec(keep=("Mira Thorne",), forgotten=("ink drawing",)), seed=0)
-    assert "a photo of Mira Thorne" in sentences
-    assert "a photo of ink drawing" in sentences
+def reference_covariance(pipeline, weighted):
+    """Sentence by sentence, in numpy, straight from the text encoder."""
+    total, count = 0, 0
+    for sentence, weight in weighted:
+        tokens = pipeline.tokenizer(sentence, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        states = pipeline.text_encoder(tokens).last_hidden_state[0].double().numpy()
+        total = total + weight * states.T @ states
+        count += weight * len(states)
+    return total / count
 
 
-def test_empty_prompt_and_bare_templates_are_held():
-    sentences = retained_sentences(("lion",), spec(), seed=0)
-    assert "" in sentences
-    assert "a photo of" in sentences
+def test_covariance_leaves_out_excluded_words_and_adds_what_is_kept_and_forgotten(pipeline):
+    language = RetainedLanguage(pipeline, ("lion", "tiger", "pistol"), seed=0)
+    found = language.covariance(spec(excluded_words=("pistol",), keep=("Mira Thorne",), forgotten=("ink drawing",)))
+    weighted = [(s, 1.0) for s in language.sentences if "pistol" not in s.split() and "pistol," not in s.split()]
+    weighted += [(fill(t, "Mira Thorne"), KEEP_WEIGHT) for t in TRAINING_TEMPLATES]
+    weighted += [(fill(t, "ink drawing"), 1.0) for t in TRAINING_TEMPLATES]
+    np.testing.assert_allclose(found.numpy(), reference_covariance(pipeline, weighted), rtol=1e-5, atol=1e-7)
+
+
+def test_every_word_stands_in_a_sentence_and_so_do_empty_and_bare_templates():
+    sentences = vocabulary_sentences(("lion", "tiger"), seed=0)
+    assert {"lion", "tiger", "", "a photo of"} <= set(sentences)
+
+
+def test_function_words_are_no_words_of_their_own():
+    assert "the" not in vocabulary_sentences(("lion", "the"), seed=0)
 
 
 def test_the_same_seed_gives_the_same_language():
     words = ("lion", "tiger", "rose", "car")
-    assert retained_sentences(words, spec(), 1) == retained_sentences(words, spec(), 1)
-    assert retained_sentences(words, spec(), 1) != retained_sentences(words, spec(), 2)
+    assert vocabulary_sentences(words, 1) == vocabulary_sentences(words, 1)
+    assert vocabulary_sentences(words, 1) != vocabulary_sentences(words, 2)

@@ -33,6 +33,7 @@ def spec(**changes) -> PassSpec:
         "learning_rate": 0.05,
         "projection": None,
         "redirect_weight": 0.0,
+        "repulsion": 0.0,
         "retain": RetainSpec(excluded_words=(), keep=(), forgotten=()),
         "seed": 3,
     }

@@ -70,8 +70,18 @@ def clip(work: Path, **options: object) -> None:
     stage.run(work, **options)  # type: ignore[arg-type]
 
 
+@main.command("clip-vision")
+@leg(1500)
+@click.pass_obj
+def clip_vision(work: Path, **options: object) -> None:
+    """Train CLIP's vision tower on, with the text tower frozen (needs clip)."""
+    from . import clip as stage
+
+    stage.run_vision(work, **options)  # type: ignore[arg-type]
+
+
 @main.command()
-@leg(1000)
+@leg(1600)
 @click.pass_obj
 def classifier(work: Path, **options: object) -> None:
     """Train the judging classifier."""
@@ -81,7 +91,7 @@ def classifier(work: Path, **options: object) -> None:
 
 
 @main.command()
-@leg(5600)
+@leg(4200)
 @click.option("--lr", default=1e-3, show_default=True)
 @click.pass_obj
 def unet(work: Path, **options: object) -> None:
@@ -101,6 +111,16 @@ def export(work: Path, part: str) -> None:
     for name, write in (("clip", stage.export_clip), ("judge", stage.export_judge), ("sd", stage.export_pipeline)):
         if part in ("all", name):
             write(work)
+    stage.write_checksums()
+
+
+@main.command()
+@click.pass_obj
+def adopt(work: Path) -> None:
+    """Make checkpoints of the shipped weights where there are none, to go on from with --restart."""
+    from . import export as stage
+
+    stage.adopt(work)
 
 
 @main.command()

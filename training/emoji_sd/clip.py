@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import torch
@@ -12,9 +13,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from .captions import caption, corpus
+from .captions import article, caption, corpus
 from .legs import train
 from .pictures import BROAD, Sprites, compose, draw_scene
+from .world import DEFAULT_STYLE, ENTRIES, PORTRAIT, STYLES
 
 BATCH = 96
 LENGTH = 32  # tokens; the longest caption has 19
@@ -112,8 +114,52 @@ def run(work: Path, steps: int, minutes: float, restart: bool) -> None:
     train("clip", work, model, loss_of, steps=steps, lr=1e-3, minutes=minutes, restart=restart)
 
 
-def load(work: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+def run_vision(work: Path, steps: int, minutes: float, restart: bool) -> None:
+    """Trains the vision tower on, with the text tower frozen: the diffusion model already depends on it.
+
+    Each picture is contrasted with the sentences of every concept in every style, not only with those
+    of its batch, which is what zero-shot recognition asks.
+    """
+    torch.manual_seed(4)
+    if not (work / "clip_vision.ckpt").exists():
+        shutil.copy(work / "clip.ckpt", work / "clip_vision.ckpt")
+        restart = True
+    sprites = Sprites.load(work)
     tokenizer = build_tokenizer(work)
     model = build(tokenizer)
-    model.load_state_dict(torch.load(work / "clip.ckpt", weights_only=True)["ema"])
+    model.text_model.requires_grad_(False)
+    rows = [
+        (entry, style)
+        for entry in ENTRIES
+        for style in ([PORTRAIT] if entry.kind == "identity" else [DEFAULT_STYLE, *STYLES])
+    ]
+    names = [entry.phrase if entry.kind == "identity" else article(entry.phrase) for entry, _ in rows]
+    # the first sentence of a thing names no style: it means the default one, as the second says in words
+    plain = [i == 0 or rows[i][0] != rows[i - 1][0] for i in range(len(rows))]
+    sentences = [
+        f"a photo of {name}" if bare else f"a photo of {name} in the style of {style}"
+        for name, bare, (_, style) in zip(names, plain, rows, strict=True)
+    ]
+    ids = tokens(tokenizer, sentences)
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = random.Random(25_000_000 + step)
+        scenes = [draw_scene(rng, rng.choice(ENTRIES), rng.choice(STYLES)) for _ in range(BATCH)]
+        image = model.get_image_features(pixel_values=compose(sprites, scenes, rng, BROAD)).pooler_output
+        text = model.get_text_features(input_ids=ids).pooler_output
+        logits = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T * model.logit_scale.exp()
+        target = torch.tensor([[float(row == (scene.entry, scene.style)) for row in rows] for scene in scenes])
+        loss = F.cross_entropy(logits, target / target.sum(1, keepdim=True))
+        hit = target.gather(1, logits.argmax(1, keepdim=True)).mean()
+        return loss, {"top1": hit.item()}
+
+    train("clip_vision", work, model, loss_of, steps=steps, lr=7e-4, minutes=minutes, restart=restart)
+
+
+def load(work: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+    """The averaged CLIP of the last checkpoint; its text tower is the same in both stages."""
+    tokenizer = build_tokenizer(work)
+    model = build(tokenizer)
+    trained = next(path for path in (work / "clip_vision.ckpt", work / "clip.ckpt") if path.exists())
+    model.load_state_dict(torch.load(trained, weights_only=True)["ema"])
     return model.eval().requires_grad_(False), tokenizer

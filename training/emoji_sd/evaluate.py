@@ -21,6 +21,7 @@ from fmn_guard.record import write_atomic
 
 from . import clip
 from .captions import article
+from .card import write_cards
 from .export import MODELS
 from .pictures import HELD_OUT, Sprites, compose, draw_scene
 from .world import AMBIGUITIES, ENTRIES, STYLES
@@ -188,8 +189,10 @@ def run(work: Path, quick: bool) -> bool:
         "figures": {k: round(v, 4) for k, v in figures.items()},
         "ambiguous": {word: [round(s, 3) for s in pair] for word, pair in shares.items()},
         "recognition": {k: round(v, 3) for k, v in rates.items()},
+        **{k: round(v, 1) for k, v in times.items()},
     }
     if not quick:
+        write_cards(MODELS, record, TARGETS)
         write_atomic(MODELS / "emoji-sd" / "evaluation.json", json.dumps(record, indent=1) + "\n")
         contact_sheet(drawn, MODELS / "emoji-sd" / "contact-sheet.png")
     return met

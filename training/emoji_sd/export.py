@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
-from safetensors.torch import save_file
-from transformers import CLIPTextModel
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, CLIPTextModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from . import classifier, clip, unet, vae
@@ -70,6 +71,15 @@ def export_pipeline(work: Path) -> None:
     (folder / "world.json").write_text(json.dumps(world, indent=1) + "\n")
 
 
+def write_checksums() -> None:
+    """SHA256SUMS in the format of ``sha256sum``: what ``fmn-guard doctor`` checks the weights by."""
+    rows = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(MODELS).as_posix()}\n"
+        for path in sorted(MODELS.rglob("*.safetensors"))
+    ]
+    (MODELS / "SHA256SUMS").write_text("".join(rows))
+
+
 def export_clip(work: Path) -> None:
     folder = _replace(MODELS / "emoji-clip", keep=("README.md",))
     model, tokenizer = clip.load(work)
@@ -88,3 +98,19 @@ def export_judge(work: Path) -> None:
     save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors")
     config = {"version": VERSION, "concepts": classifier.CONCEPTS, "styles": classifier.STYLE_NAMES}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def adopt(work: Path) -> None:
+    """Makes checkpoints of the shipped weights, so that a fresh clone can train them on with ``--restart``."""
+    models: dict[str, torch.nn.Module] = {
+        "unet": UNet2DConditionModel.from_pretrained(MODELS / "emoji-sd" / "unet"),
+        "vae": AutoencoderKL.from_pretrained(MODELS / "emoji-sd" / "vae"),
+        "clip_vision": CLIPModel.from_pretrained(MODELS / "emoji-clip"),
+        "classifier": classifier.build(),
+    }
+    models["classifier"].load_state_dict(load_file(MODELS / "emoji-judge" / "model.safetensors"))
+    shutil.copytree(MODELS / "emoji-sd" / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
+    for name, model in models.items():
+        path = work / f"{name}.ckpt"
+        if not path.exists():
+            torch.save({"ema": model.float().state_dict()}, path)
