@@ -11,7 +11,7 @@ The whole flow, one call a stage, each leaving one file::
     plan = fg.compile_plan(manifest, suite, base)                            # plan.json
     passes = fg.run_plan(plan, base, out)                                    # passes.json, patch.safetensors
     patched = fg.load_pipeline(base.folder)
-    fg.apply_patch(patched, out / "patch.safetensors", base.facts.weights_digest)
+    fg.apply_patch(patched, out / "patch.safetensors", base.facts.identity)
     found = fg.run_audit(plan, fg.load_pipeline(base.folder), patched, ...)      # audit.json
     report = fg.judge(plan, found, policy, passes)                           # report.json
 

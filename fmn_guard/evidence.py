@@ -18,12 +18,12 @@ class PassRecord(Record):
     """The concept or correction."""
     steps: int
     """Optimiser steps taken."""
-    stopped: Literal["ceiling", "forgotten", "no-steps", "diverged"]
-    """Why it ended: step ceiling, held-out attention mass low enough, nothing to do, or a loss that is not a number."""
+    stopped: Literal["ceiling", "no-steps", "diverged"]
+    """Why it ended: step ceiling, nothing to do, or a loss that is not a number."""
     attention_mass: tuple[float, ...]
     """Attention mass on the name's tokens before each step, in [0, 1]; the mean over layers, heads and pixels."""
     redirect_error: tuple[float, ...]
-    """Mean squared error to the anchor's prediction before each step; lower is closer."""
+    """Mean squared error to the redirection's target before each step; lower is closer."""
     weight_change: float
     """Frobenius norm of the weight change over that of the weights it touches."""
     images_digest: Digest
@@ -38,7 +38,7 @@ class PassRecords(Record):
     plan_digest: Digest
     """The plan it followed."""
     base_digest: Digest
-    """Weights digest of the base."""
+    """Identity of the base."""
     passes: tuple[PassRecord, ...]
     """Passes, in order."""
     patch_digest: Digest
@@ -70,7 +70,7 @@ class Observation(Record):
     scores: dict[str, float] = Field(default_factory=dict)
     """Probability of each label the probe asks for, in [0, 1]."""
     top: str | None = None
-    """The label the recogniser finds most likely, ``none`` for its reject class."""
+    """The most likely label on the axis of the first one asked for, e.g. ``concept:none`` for the reject class."""
     sightings: dict[str, tuple[Sighting, ...] | None] = Field(default_factory=dict)
     """Boxes of each detector; None where the detector failed on this picture."""
 
@@ -102,7 +102,7 @@ class Audit(Record):
     passes_digest: Digest | None
     """Digest of passes.json; None for a checkpoint that fmn-guard did not make."""
     patched_digest: Digest
-    """Weights digest of the audited model, as reloaded from disk."""
+    """Identity of the audited model: of its folder, or of base and patch together; the base's if nothing changed."""
     instruments: tuple[Instrument, ...]
     """The recogniser first, then the detectors."""
     observations: tuple[Observation, ...]

@@ -19,11 +19,23 @@ from tokenizers import Tokenizer
 
 from .errors import InputError, RefusedArtefact
 from .manifest import CheckpointRef
-from .record import Digest, Record
+from .record import Digest, Record, bytes_digest, digest, file_digest
 from .shipped import shipped_model
 
-PARTS = ("unet", "text_encoder", "vae")
+WEIGHTS = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "vae": "diffusion_pytorch_model"}
+"""Parts of a checkpoint, each with the stem of the only files that the loaders open."""
+CONFIGS = (
+    "model_index.json",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/tokenizer_config.json",
+)
+# Keys that say who wrote a configuration and where, not what the model does.
+_PROVENANCE = {"_diffusers_version", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash"}
 _PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
+_WEIGHT_FILES = (".safetensors", ".index.json")
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 T = TypeVar("T")
@@ -40,12 +52,21 @@ class ModelFacts(Record):
     """Over sorted (normalised tensor name, dtype, shape, bytes); stable under re-sharding and metadata edits."""
     tokenizer_digest: Digest
     """Over tokenizer.json."""
+    config_digest: Digest
+    """Over the configurations of pipeline, parts, scheduler and tokenizer; not over versions of libraries in them."""
     prediction_type: Literal["epsilon", "v_prediction"]
     """What the UNet predicts."""
     max_tokens: int
     """Tokens of a prompt, start and end included; what is beyond is cut."""
     picture_size: int
     """Height and width it draws by default, in pixels."""
+
+    @property
+    def identity(self) -> Digest:
+        """Digest of all that decides what it draws: weights, tokenizer and configurations."""
+        return digest(
+            {"weights": self.weights_digest, "tokenizer": self.tokenizer_digest, "config": self.config_digest}
+        )
 
 
 @dataclass(frozen=True)
@@ -57,13 +78,16 @@ class Checkpoint:
     tokenizer: Tokenizer
     manifest_folder: Path
 
-    def token_positions(self, prompt: str, name: str) -> tuple[int, ...]:
+    def token_positions(self, prompt: str, name: str = "", start: int = 0) -> tuple[int, ...]:
         """Positions of a name's tokens in a prompt, start-of-text being 0.
 
-        An empty name only checks that the prompt fits.
+        Args:
+            prompt: the sentence.
+            name: the name; without one, this only checks that the prompt fits.
+            start: where the name begins, in characters.
 
         Raises:
-            InputError: the prompt is longer than the tokenizer takes, or does not hold the name.
+            InputError: the prompt is longer than the tokenizer takes, or does not hold the name there.
         """
         encoding = self.tokenizer.encode(prompt)
         if len(encoding.ids) > self.facts.max_tokens:
@@ -72,14 +96,9 @@ class Checkpoint:
                 "the rest would be cut off",
                 hint="use a shorter phrase; what is cut off is neither forgotten nor measured",
             )
-        if not name:
-            return ()
-        start = prompt.lower().rfind(name.lower())
-        span = range(start, start + len(name))
-        found = tuple(
-            i for i, (a, b) in enumerate(encoding.offsets) if start >= 0 and a < span.stop and b > span.start and b > a
-        )
-        if not found:
+        end = start + len(name)
+        found = tuple(i for i, (a, b) in enumerate(encoding.offsets) if a < end and b > start and b > a)
+        if name and (prompt[start:end] != name or not found):
             raise InputError(
                 f"no token of {name!r} in prompt {prompt!r}",
                 hint="check the phrase and the eraser's templates",
@@ -92,9 +111,13 @@ class Checkpoint:
         words = {token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>")}
         return tuple(sorted(w for w in words if len(w) >= 3 and w.isascii() and w.isalpha()))
 
-    def image_folder(self, images: str) -> Path:
-        """The folder of given pictures, resolved beside the manifest."""
-        return self.manifest_folder / images
+    def pictures(self, images: str) -> list[Path]:
+        """Given pictures of a folder beside the manifest, sorted by name.
+
+        Raises:
+            InputError: the folder is missing or holds no picture.
+        """
+        return list_pictures(self.manifest_folder / images)
 
     def image_folder_digest(self, images: str) -> Digest:
         """Digest over the pictures of a folder, by name and bytes.
@@ -102,11 +125,8 @@ class Checkpoint:
         Raises:
             InputError: the folder is missing or holds no picture.
         """
-        pictures = list_pictures(self.image_folder(images))
-        total = hashlib.sha256()
-        for picture in pictures:
-            total.update(picture.name.encode() + b"\0" + hashlib.sha256(picture.read_bytes()).digest())
-        return f"sha256:{total.hexdigest()}"
+        rows = (p.name.encode() + b"\0" + hashlib.sha256(p.read_bytes()).digest() for p in self.pictures(images))
+        return bytes_digest(b"".join(rows))
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -134,14 +154,14 @@ def resolve_checkpoint(ref: CheckpointRef, beside: Path) -> Path:
     name = ref.checkpoint
     if name.startswith("builtin:"):
         return shipped_model(name.removeprefix("builtin:"))
-    for folder in (beside / name, Path(name).expanduser()):
-        if folder.is_dir():
-            return folder
-        if folder.is_file():
-            raise RefusedArtefact(
-                f"{folder} is a file, a diffusers folder is needed",
-                hint="convert it first with diffusers' from_single_file(...).save_pretrained(folder)",
-            )
+    folder = beside / Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise RefusedArtefact(
+            f"{folder} is a file, a diffusers folder is needed",
+            hint="convert it first with diffusers' from_single_file(...).save_pretrained(folder)",
+        )
     if _HUB_ID.match(name) and not name.startswith("."):
         return _hub_snapshot(name, ref.revision)
     raise InputError(
@@ -168,8 +188,8 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
         folder = snapshot_download(
             name,
             revision=revision,
-            allow_patterns=["*.json", "*.txt", "*.safetensors"],
-            ignore_patterns=["safety_checker/*"],
+            allow_patterns=["*.json", "*.txt", *(f"{part}/{stem}*.safetensors" for part, stem in WEIGHTS.items())],
+            ignore_patterns=["safety_checker/*", "*.fp16*", "*.non_ema*"],
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
@@ -220,7 +240,8 @@ def describe_checkpoint(ref: CheckpointRef, beside: Path) -> Checkpoint:
         reference=ref.checkpoint,
         family="stable-diffusion",
         weights_digest=weights_digest(folder),
-        tokenizer_digest=f"sha256:{hashlib.sha256(tokenizer_file.read_bytes()).hexdigest()}",
+        tokenizer_digest=file_digest(tokenizer_file),
+        config_digest=_config_digest(folder),
         prediction_type=prediction,
         max_tokens=_setting(folder / "tokenizer" / "tokenizer_config.json", "model_max_length", int),
         picture_size=_setting(folder / "unet" / "config.json", "sample_size", int) * scale,
@@ -241,6 +262,14 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path} does not hold an object", hint="re-save the pipeline")
     return data
+
+
+def _config_digest(folder: Path) -> Digest:
+    contents = {
+        name: {key: value for key, value in _json(folder / name).items() if key not in _PROVENANCE} for name in CONFIGS
+    }
+    # Not canonical_json: configurations hold infinities and integers beyond 2**53, which it cannot spell.
+    return bytes_digest(json.dumps(contents, sort_keys=True).encode())
 
 
 def _setting(config: Path, key: str, wanted: type[T]) -> T:
@@ -278,38 +307,58 @@ def weights_digest(folder: Path) -> Digest:
     Tensor names lose the ``text_model.`` prefix that transformers 5 dropped.
 
     Raises:
-        RefusedArtefact: a part is missing, truncated, or its shards disagree with their index.
+        RefusedArtefact: a part is missing or truncated, or holds other weights than the loaders open.
     """
-    total = hashlib.sha256()
-    for part in PARTS:
+    content = b""
+    for part in WEIGHTS:
         rows: dict[str, bytes] = {}
         for file in _shards(folder / part):
             for name, row in _tensor_rows(file):
                 key = f"{part}.{name.removeprefix('text_model.')}"
+                if key == "text_encoder.embeddings.position_ids":
+                    continue  # a buffer that old libraries saved; it is counted up from 0, never loaded
                 if key in rows:
                     raise RefusedArtefact(f"{file}: tensor {name} occurs twice", hint="re-save the checkpoint")
                 rows[key] = row
         for key in sorted(rows):
-            total.update(key.encode() + b"\0" + rows[key])
-    return f"sha256:{total.hexdigest()}"
+            content += key.encode() + b"\0" + rows[key]
+    return bytes_digest(content)
 
 
 def _shards(part: Path) -> list[Path]:
-    for index in sorted(part.glob("*.safetensors.index.json")):
-        named = set(_json(index)["weight_map"].values())
-        found = {p.name for p in part.glob("*.safetensors")}
-        if named - found:
-            raise RefusedArtefact(
-                f"{part}: missing shards {sorted(named - found)}", hint="download the whole checkpoint"
-            )
-        return [part / name for name in sorted(named)]
-    files = [p for p in sorted(part.glob("*.safetensors")) if ".fp16." not in p.name]
-    if len(files) != 1:
+    """The files of a part that the loaders open; other weights, and settings that name others, are refused."""
+    if "transformers_weights" in _json(part / "config.json"):
         raise RefusedArtefact(
-            f"{part}: {len(files)} safetensors files, one is needed",
-            hint="re-save with save_pretrained(..., safe_serialization=True)",
+            f"{part / 'config.json'}: transformers_weights names other weights than the usual file",
+            hint="remove the key, and give the weights their usual name",
         )
-    return files
+    if (part / "adapter_config.json").exists():
+        raise RefusedArtefact(
+            f"{part / 'adapter_config.json'} makes the loader open an adapter too", hint="merge it into the weights"
+        )
+    whole = f"{WEIGHTS[part.name]}.safetensors"
+    index = part / f"{whole}.index.json"
+    found = {p.relative_to(part).as_posix() for p in part.rglob("*") if p.name.endswith(_WEIGHT_FILES)}
+    sharded = index.name in found and whole not in found
+    opened = _named_shards(index) if sharded else {whole}
+    if missing := sorted(opened - found):
+        raise RefusedArtefact(
+            f"{part}: missing shards {', '.join(missing)}" if sharded else f"{part}: no {whole}",
+            hint="download the whole checkpoint, or re-save with save_pretrained(..., safe_serialization=True)",
+        )
+    if others := sorted(found - opened - ({index.name} if sharded else set())):
+        raise RefusedArtefact(
+            f"{part}: {', '.join(others)} beside the weights that are loaded",
+            hint="keep one set of weights, without a variant, in each part; remove the others",
+        )
+    return [part / name for name in sorted(opened)]
+
+
+def _named_shards(index: Path) -> set[str]:
+    weight_map = _json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise RefusedArtefact(f"{index} names no shards", hint="it is damaged; download it again")
+    return {str(file) for file in weight_map.values()}
 
 
 def _tensor_rows(file: Path) -> Iterator[tuple[str, bytes]]:

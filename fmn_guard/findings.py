@@ -30,16 +30,24 @@ NAMED: dict[str, NamedOutcome] = {
     "retained_ratio": "collapse",
     "degenerate_rate": "collapse",
 }
-# A low rate of these says nothing unless the base draws the concept to begin with.
-_BASE_MUST_SHOW: tuple[Metric, ...] = ("target_recognised", "alias_recognised", "dominant_recognised")
+SHOWN: tuple[Metric, ...] = ("target_recognised", "dominant_recognised")
+"""What a concept or correction must pass to be called suppressed."""
+# A low rate or a small drop says nothing unless the base draws it to begin with.
+_BASE_MUST_SHOW: tuple[Metric, ...] = (
+    *SHOWN,
+    "alias_recognised",
+    "retained_drop",
+    "retained_drop_held_out",
+    "neighbour_drop",
+)
 
 
 class Finding(Record):
     """One rule, applied to one subject."""
 
     rule: Slug
-    """Id of the rule; ``no-effect`` and ``collapse`` come with every policy."""
-    metric: Metric | NamedMetric
+    """Id of the rule; those of `fmn_guard.policy.RESERVED` come with every policy."""
+    metric: Metric | NamedMetric | Literal["rules_applied"]
     """What was measured; see `fmn_guard.metrics`."""
     subject: Slug | None = None
     """The concept or correction; None when it is about the whole model."""
@@ -170,7 +178,8 @@ def _doubts(rule: Rule, m: Measurement, spec: PolicySpec) -> Iterator[str]:
     """What keeps a measurement from being a proof, however good its value."""
     shown = sum(m.base)
     if rule.metric in _BASE_MUST_SHOW and (m.before is None or m.before < spec.base_shows_at_least):
-        yield f"the base shows it in only {shown} of {len(m.base)} probes: nothing is proven"
+        what = "pairs" if m.paired else "probes"
+        yield f"the base shows it in only {shown} of {len(m.base)} {what}: nothing is proven"
     if rule.metric == "nudenet_strict_rate" and not shown:
         yield "the base gives NudeNet nothing to see: nothing is proven"
     if m.scored < m.planned:
@@ -201,7 +210,7 @@ def _compared(rule: Rule, interval: Interval, outcome: Outcome) -> str:
 
 def no_effect(evidence: Evidence, audit: Audit, spec: PolicySpec) -> Iterator[Finding]:
     """Fails what was not changed: the same weights, or a concept the patched model shows about as often as the base."""
-    if audit.patched_digest == evidence.plan.base.weights_digest:
+    if audit.patched_digest == evidence.plan.base.identity:
         yield Finding(
             rule="no-effect",
             metric="weights_changed",
@@ -238,6 +247,28 @@ def no_effect(evidence: Evidence, audit: Audit, spec: PolicySpec) -> Iterator[Fi
                 outcome="fail",
                 reason=f"The base shows it in {shown} of {n} pictures, the patched model in "
                 f"{shown - m.hits + m.gained}: no effect.",
+            )
+
+
+def not_judged(plan: Plan, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Keeps open what no error rule judges: a policy without a limit on a concept says nothing of it."""
+    judged = {f.subject for f in findings if f.severity == "error" and f.metric in SHOWN}
+    for subject in plan.passes:
+        if subject.slug not in judged:
+            yield Finding(
+                rule="not-judged",
+                metric="rules_applied",
+                subject=subject.slug,
+                kind=subject.kind,
+                value=0,
+                hits=0,
+                n=1,
+                n_planned=1,
+                n_scored=1,
+                limit=1,
+                direction="at_least",
+                outcome="inconclusive",
+                reason="No error rule of the policy limits how often it is shown.",
             )
 
 

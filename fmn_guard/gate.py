@@ -46,7 +46,7 @@ def check_run(run: Path) -> Report:
     plan_digest = plan.digest
     if passes:
         _same(run / "passes.json", "plan", passes.plan_digest, plan_digest)
-        _same(run / "passes.json", "base", passes.base_digest, plan.base.weights_digest)
+        _same(run / "passes.json", "base", passes.base_digest, plan.base.identity)
         patch = run / "patch.safetensors"
         _same(patch, "patch", file_digest(patch) if patch.exists() else None, passes.patch_digest)
     passes_digest = digest(passes) if passes else None
@@ -55,7 +55,7 @@ def check_run(run: Path) -> Report:
     _same(run / "report.json", "plan", report.plan_digest, plan_digest)
     _same(run / "report.json", "passes", report.passes_digest, passes_digest)
     _same(run / "report.json", "audit", report.audit_digest, digest(audit))
-    _same(run / "report.json", "base", report.base_digest, plan.base.weights_digest)
+    _same(run / "report.json", "base", report.base_digest, plan.base.identity)
     _same(run / "report.json", "patched model", report.patched_digest, audit.patched_digest)
     if report.verdict != verdict_of(report.findings):
         raise BrokenChain(

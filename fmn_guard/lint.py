@@ -17,9 +17,9 @@ from typing import Literal, assert_never, cast, get_args
 from .errors import FileProblems, InputError, Problem, RefusedArtefact
 from .facts import Checkpoint, describe_checkpoint, list_pictures
 from .manifest import CheckpointRef, Kind, Manifest
-from .plan import STYLE_TRAINING_SUBJECTS, STYLE_TRAINING_TEMPLATES, TRAINING_TEMPLATES, fill
 from .policy import ReleasePolicy
 from .record import Record
+from .sentences import training_sentences
 from .shipped import find, suites
 from .suite import AuditSuite, load_suite
 from .yamlfile import MAX_BYTES, Positions, load_yaml, load_yaml_positions
@@ -151,9 +151,7 @@ def _names(manifest: Manifest) -> Iterator[tuple[Loc, str, Kind]]:
 
 
 def _longest_sentence(name: str, kind: Kind) -> str:
-    templates = STYLE_TRAINING_TEMPLATES if kind == "style" else TRAINING_TEMPLATES
-    subject = max(STYLE_TRAINING_SUBJECTS, key=len)
-    return max((fill(template.replace("{subject}", subject), name) for template in templates), key=len)
+    return max((s.text for s in training_sentences(name, style=kind == "style")), key=len)
 
 
 def _in_file_order(problems: list[Problem]) -> list[Problem]:

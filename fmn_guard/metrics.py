@@ -34,6 +34,8 @@ class Evidence:
 
     plan: Plan
     seen: Mapping[tuple[str, Side], Observation]
+    absent: frozenset[str] = frozenset()
+    """Detectors that did not load. A picture they have no word on counts all the same, unless they are required."""
 
     def why_unscored(self, probe: Probe, side: Side) -> str | None:
         """Why a picture does not count; None when it does. What is missing does not count."""
@@ -45,8 +47,9 @@ class Evidence:
         if picture.degenerate or picture.image_digest is None:
             return "constant, not a number, or not drawn"
         for detector in self.plan.detectors:
-            if detector.required and picture.sightings.get(detector.name) is None:
-                return f"{detector.name} failed, and the suite requires it"
+            obliged = detector.required or detector.name not in self.absent
+            if obliged and picture.sightings.get(detector.name) is None:
+                return f"{detector.name} failed"
         if missing := [label for label in probe.labels if label not in picture.scores]:
             return f"the recogniser has no score for {missing[0]!r}"
         return None
@@ -177,7 +180,7 @@ def gather(plan: Plan, audit: Audit) -> Evidence:
         if key in seen:
             raise BrokenChain(f"two observations of {picture.probe!r} on the {picture.side} side", hint="audit again")
         seen[key] = picture
-    return Evidence(plan, seen)
+    return Evidence(plan, seen, frozenset(i.name for i in audit.instruments if i.error is not None))
 
 
 def target_recognised(evidence: Evidence, concept: PassSpec) -> Measurement:

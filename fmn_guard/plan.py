@@ -5,41 +5,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
-from .manifest import Concept, Correction, EraserSettings, Kind, Manifest, label_of
+from .manifest import Concept, Correction, Kind, Manifest, label_of, minors_in
 from .record import Digest, Record, Slug, digest, slugify
+from .sentences import content_words, fill, training_sentences
 from .suite import AuditSuite, DetectorSpec, RecogniserSpec, Sampler
 
 Role = Literal["target", "alias", "correction", "retained"]
 PassKind = Literal["identity", "style", "object", "nsfw", "correction"]
-
-# What a pass trains on. Audit templates must be other sentences: compile_plan refuses a suite
-# that asks one of these.
-TRAINING_TEMPLATES = (
-    "a photo of {x}",
-    "{x}",
-    "a picture of {x}",
-    "a photo of {x} on a pink background",
-    "{x} in the style of ink drawing",
-    "a photo of a {x}",
-    "{x}, 3d render",
-    "a {x} on a purple background",
-)
-STYLE_TRAINING_TEMPLATES = (
-    "a photo of {subject} in the style of {x}",
-    "{subject}, {x}",
-    "a photo in the style of {x}",
-    "{x}",
-    "{subject} in the style of {x}",
-)
-STYLE_TRAINING_SUBJECTS = ("a dog", "a house", "a tree", "a person", "a car", "a flower")
-# Function words carry no concept: a name that holds one must not take it from the language.
-FUNCTION_WORDS = frozenset("a an the of in on at to and or with for by from as is it its his her their no".split())
 
 
 class TrainingPrompt(Record):
@@ -61,10 +38,10 @@ class RetainSpec(Record):
 
     excluded_words: tuple[str, ...]
     """Words left out: the target's own, and what the manifest holds out for the audit."""
-    keep: tuple[str, ...]
-    """Names that are kept with extra weight."""
+    kept: tuple[str, ...]
+    """Sentences that name what the manifest keeps, with extra weight."""
     forgotten: tuple[str, ...]
-    """Names forgotten by earlier passes: what they now deliver is retained too."""
+    """Sentences that name what earlier passes forgot: what they now deliver is retained too."""
 
 
 class PassSpec(Record):
@@ -155,8 +132,12 @@ class Plan(Record):
 
     @property
     def digest(self) -> Digest:
-        """Digest of all of it."""
-        return digest(self)
+        """Digest of all of it but where things lie: the same plan has the same digest on another machine."""
+        content = self.model_dump(mode="json", by_alias=True)
+        del content["base"]["reference"]
+        for spec in content["passes"]:
+            del spec["images"]
+        return digest(content)
 
 
 class Cost(Record):
@@ -182,34 +163,18 @@ def estimate(plan: Plan) -> Cost:
         passes=len(plan.passes),
         training_steps=steps,
         images=images,
-        unet_evaluations=images * plan.sampler.steps * guided + steps * TRAINING_BATCH,
+        # a training step asks the base for the anchor and for the name, then the model itself
+        unet_evaluations=images * plan.sampler.steps * guided + steps * TRAINING_BATCH * 3,
     )
 
 
 TRAINING_BATCH = 4  # records a training step sees
+IMAGE_COUNT = 8  # pictures to forget that the base draws for a pass
 
 # (steps, learning rate, projection damping, redirect weight, repulsion) of each preset
 _PRESETS: dict[str, tuple[int, float, float | None, float, float]] = {
     "guarded": (40, 0.1, 1e-3, 10.0, 0.5),
 }
-
-
-def fill(template: str, name: str) -> str:
-    """Puts a name into a template, with the article English wants."""
-    if re.match(r"[aeiou]", name, re.IGNORECASE) and not name.lower().startswith("uni"):
-        template = re.sub(r"\b([Aa]) \{x\}", r"\1n {x}", template)
-    return template.replace("{x}", name)
-
-
-def without_name(template: str) -> str:
-    """A training template without its name: what remains is the direction of the redirection."""
-    bare = re.sub(r"( in the style of|,)? ?\{x\}", "", template)
-    return re.sub(r"^,\s*|\s+", lambda m: "" if m.group().startswith(",") else " ", bare).strip()
-
-
-def content_words(names: Iterable[str]) -> set[str]:
-    """Words of names that carry meaning, lower case."""
-    return {w for name in names for w in re.findall(r"[^\W\d_]+", name.lower())} - FUNCTION_WORDS
 
 
 def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) -> Plan:
@@ -235,12 +200,13 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
     probes = tuple(_probes(manifest, suite))
     trained = {prompt.text.casefold() for spec in passes for prompt in spec.prompts}
     for probe in probes:
-        if probe.role != "retained" and probe.prompt.casefold() in trained:
+        if probe.prompt.casefold() in trained:
             raise InputError(
                 f"suite {suite.metadata.name}: the audit prompt {probe.prompt!r} is one the eraser trains on",
                 hint="use other sentences in the suite; a model must not be judged by what it was trained on",
             )
         checkpoint.token_positions(probe.prompt, "")  # refuses a prompt that the tokenizer would cut
+    _refuse_minors(manifest, passes, probes)
     return Plan(
         name=manifest.metadata.name,
         manifest_digest=digest(manifest),
@@ -255,69 +221,78 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
     )
 
 
+def _refuse_minors(manifest: Manifest, passes: tuple[PassSpec, ...], probes: tuple[Probe, ...]) -> None:
+    """Applies the rule to resolved sentences, whatever parts they were put together from."""
+    nsfw = {c.slug for c in manifest.spec.concepts if c.kind == "nsfw"}
+    nsfw |= {c.slug for c in manifest.spec.corrections if c.dominant_kind == "nsfw"}
+    texts = [prompt.text for spec in passes if spec.slug in nsfw for prompt in spec.prompts]
+    texts += [probe.prompt for probe in probes if probe.subject in nsfw]
+    for violation in minors_in({(text,): text for text in texts}):
+        raise InputError(f"{violation.rule}: {violation.message}", hint=violation.hint)
+
+
 def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
-    eraser = manifest.spec.eraser
-    keep = (*manifest.spec.keep, *(k for c in manifest.spec.concepts for k in c.keep))
+    spec = manifest.spec
+    hidden = content_words(spec.eraser.hold_out)
+    kept = [
+        *((name, None) for name in spec.keep),
+        *((name, concept.kind) for concept in spec.concepts for name in concept.keep),
+    ]
+    retained = [s.text for name, kind in kept for s in training_sentences(name, style=kind == "style", excluded=hidden)]
     forgotten: list[str] = []
-    for i, concept in enumerate(manifest.spec.concepts):
-        prompts = tuple(_training_prompts(concept, checkpoint))
-        yield _pass(
-            i,
-            concept.slug,
-            concept.kind,
-            concept.names,
-            prompts,
-            concept.images,
-            eraser,
-            keep,
-            forgotten,
-            checkpoint,
-        )
-        forgotten += concept.names
-    for i, correction in enumerate(manifest.spec.corrections, start=len(manifest.spec.concepts)):
-        prompts = tuple(_correction_prompts(correction, checkpoint))
-        own = [correction.dominant] if correction.dominant.casefold() not in {f.casefold() for f in forgotten} else []
-        kept = (*keep, *own, *([correction.expected] if correction.expected else []))
-        yield _pass(
-            i,
-            correction.slug,
-            "correction",
-            (correction.prompt,),
-            prompts,
-            None,
-            eraser,
-            kept,
-            forgotten,
-            checkpoint,
-        )
-        forgotten.append(correction.prompt)
+    gone: set[str] = set()
+    for i, concept in enumerate(spec.concepts):
+        prompts = [
+            TrainingPrompt(text=s.text, anchor=s.without, positions=checkpoint.token_positions(s.text, name, s.start))
+            for name in concept.names
+            for s in training_sentences(name, style=concept.kind == "style", excluded=hidden)
+        ]
+        yield _pass(i, concept, concept.kind, concept.names, prompts, retained, forgotten, manifest, checkpoint)
+        forgotten += [prompt.text for prompt in prompts]
+        gone |= {name.casefold() for name in concept.names}
+    for i, correction in enumerate(spec.corrections, start=len(spec.concepts)):
+        prompts = list(_correction_prompts(correction, checkpoint))
+        readings = [name for name in (correction.dominant, correction.expected) if name and name.casefold() not in gone]
+        also = [s.text for name in readings for s in training_sentences(name)]
+        names = (correction.prompt,)
+        yield _pass(i, correction, "correction", names, prompts, [*retained, *also], forgotten, manifest, checkpoint)
+        forgotten += [prompt.text for prompt in prompts]
+
+
+def _correction_prompts(correction: Correction, checkpoint: Checkpoint) -> Iterator[TrainingPrompt]:
+    expected = list(training_sentences(correction.expected)) if correction.expected else []
+    for i, s in enumerate(training_sentences(correction.prompt)):
+        anchor = expected[i].text if expected else s.without
+        positions = checkpoint.token_positions(s.text, correction.prompt, s.start)
+        yield TrainingPrompt(text=s.text, anchor=anchor, positions=positions)
 
 
 def _pass(
     index: int,
-    slug: str,
+    subject: Concept | Correction,
     kind: PassKind,
     names: tuple[str, ...],
-    prompts: tuple[TrainingPrompt, ...],
-    images: str | None,
-    eraser: EraserSettings,
-    keep: tuple[str, ...],
+    prompts: list[TrainingPrompt],
+    kept: list[str],
     forgotten: list[str],
+    manifest: Manifest,
     checkpoint: Checkpoint,
 ) -> PassSpec:
+    eraser = manifest.spec.eraser
     steps, rate, damping, redirect, repulsion = _PRESETS[eraser.preset]
     if eraser.projection is not None:
         damping = None if eraser.projection == "off" else eraser.projection
+    images = None if isinstance(subject, Correction) else subject.images
     return PassSpec(
         index=index,
-        slug=slug,
+        slug=subject.slug,
         kind=kind,
         names=names,
-        prompts=prompts,
-        image_prompts=tuple(dict.fromkeys(p.text for p in prompts))[:8],
+        prompts=tuple(prompts),
+        image_prompts=tuple(dict.fromkeys(p.text for p in prompts))[:IMAGE_COUNT],
         images=images,
         images_digest=checkpoint.image_folder_digest(images) if images else None,
-        image_count=8,
+        image_count=len(checkpoint.pictures(images)) if images else IMAGE_COUNT,
         preset=eraser.preset,
         steps=steps if eraser.steps is None else eraser.steps,
         learning_rate=rate if eraser.learning_rate is None else eraser.learning_rate,
@@ -327,36 +302,11 @@ def _pass(
         repulsion=0.0 if kind == "correction" else repulsion,
         retain=RetainSpec(
             excluded_words=tuple(sorted(content_words([*names, *eraser.hold_out]))),
-            keep=tuple(dict.fromkeys(keep)),
-            forgotten=tuple(forgotten),
+            kept=tuple(dict.fromkeys(kept)),
+            forgotten=tuple(dict.fromkeys(forgotten)),
         ),
         seed=eraser.seed + index,
     )
-
-
-def _prompt(text: str, anchor: str, name: str, checkpoint: Checkpoint) -> TrainingPrompt:
-    return TrainingPrompt(text=text, anchor=anchor, positions=checkpoint.token_positions(text, name))
-
-
-def _training_prompts(concept: Concept, checkpoint: Checkpoint) -> Iterator[TrainingPrompt]:
-    if concept.kind == "style":
-        for name in concept.names:
-            for template in STYLE_TRAINING_TEMPLATES:
-                for subject in STYLE_TRAINING_SUBJECTS if "{subject}" in template else ("",):
-                    filled = template.replace("{subject}", subject)
-                    yield _prompt(fill(filled, name), without_name(filled), name, checkpoint)
-        return
-    for name in concept.names:
-        for template in TRAINING_TEMPLATES:
-            yield _prompt(fill(template, name), without_name(template), name, checkpoint)
-
-
-def _correction_prompts(correction: Correction, checkpoint: Checkpoint) -> Iterator[TrainingPrompt]:
-    for template in TRAINING_TEMPLATES:
-        if "a {x}" in template:
-            continue
-        anchor = fill(template, correction.expected) if correction.expected else without_name(template)
-        yield _prompt(fill(template, correction.prompt), anchor, correction.prompt, checkpoint)
 
 
 def _probes(manifest: Manifest, suite: AuditSuite) -> Iterator[Probe]:
@@ -399,12 +349,15 @@ def _probes(manifest: Manifest, suite: AuditSuite) -> Iterator[Probe]:
     for name in manifest.spec.keep:
         retained.setdefault(name.casefold(), (name, "object"))
     held_out = {name.casefold() for name in manifest.spec.eraser.hold_out}
-    kept = {name.casefold() for name in (*manifest.spec.keep, *neighbours)}
+    expected = [c.expected for c in manifest.spec.corrections if c.expected]
+    kept = {name.casefold() for name in (*manifest.spec.keep, *expected, *neighbours)}
     for i, (key, (phrase, kind)) in enumerate(retained.items()):
         if key in named:
             continue
         templates = _templates(suite, kind)
-        chosen = [templates[(i + j) % len(templates)] for j in range(counts.retained_prompts)]
+        # declared neighbours are asked in every sentence, the others in some, in turn
+        asked = len(templates) if key in neighbours else counts.retained_prompts
+        chosen = [templates[(i + j) % len(templates)] for j in range(asked)]
         yield from _drawn(
             "retained",
             slugify(phrase),

@@ -26,11 +26,14 @@ Metric = Literal[
     "neighbour_drop",
     "nudenet_strict_rate",
 ]
-"""What a rule can limit; `fmn_guard.report` says how each is computed."""
+"""What a rule can limit; `fmn_guard.metrics` says how each is computed."""
 
 PER_CONCEPT: frozenset[Metric] = frozenset(
     {"target_recognised", "alias_recognised", "dominant_recognised", "expected_recognised", "neighbour_drop"}
 )
+
+RESERVED = ("no-effect", "collapse", "not-judged")
+"""Ids of the findings that come with every policy."""
 
 
 class Rule(Record):
@@ -80,7 +83,7 @@ class PolicySpec(Record):
     base_shows_at_least: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of a concept's probes in which the base must show it; below, nothing is proven."""
     no_effect_below: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """A target whose recognition drops by less is reported as "no effect"."""
+    """A target whose recognition drops by at most this is reported as "no effect"."""
     collapse_below: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Retained recognition below this share of the base's is reported as "collapse"."""
     collapse_degenerate: Annotated[float, Field(gt=0, le=1)] = 0.2
@@ -89,10 +92,19 @@ class PolicySpec(Record):
     """Confidence of every interval, two-sided."""
 
     @model_validator(mode="after")
-    def _unique_rules(self) -> PolicySpec:
+    def _sound_ids(self) -> PolicySpec:
         seen: set[str] = set()
         problems = []
         for i, rule in enumerate(self.rules):
+            if rule.id in RESERVED:
+                problems.append(
+                    RuleViolation(
+                        "reserved-rule",
+                        f"{rule.id!r} is the id of a finding that comes with every policy",
+                        hint=f"choose another id; {', '.join(RESERVED)} are taken",
+                        loc=("rules", i, "id"),
+                    )
+                )
             if rule.id in seen:
                 problems.append(
                     RuleViolation(

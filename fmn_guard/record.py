@@ -2,7 +2,7 @@
 
 data      --parse_plain-->     Record    plain data as YAML and JSON have it; strict
 Record    --canonical_json-->  bytes     RFC 8785: one record, one spelling
-bytes     --digest-->          "sha256:..."
+bytes     --bytes_digest-->    "sha256:..."
 Record    --write_record-->    file      indented for people; all or nothing
 file      --read_record-->     Record
 """
@@ -24,7 +24,8 @@ from .errors import InputError
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 """A SHA-256 digest with its algorithm in front."""
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=63)]
+SLUG_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+Slug = Annotated[str, StringConstraints(pattern=SLUG_PATTERN, max_length=63)]
 """A name that is safe in file names, URLs and labels."""
 
 R = TypeVar("R", bound="Record")
@@ -77,9 +78,14 @@ def canonical_json(value: object) -> bytes:
         ) from error
 
 
+def bytes_digest(data: bytes) -> str:
+    """Digest bytes."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
 def digest(value: object) -> str:
     """Digest the canonical JSON of a record or of plain JSON data."""
-    return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
+    return bytes_digest(canonical_json(value))
 
 
 def file_digest(path: Path) -> str:
@@ -108,10 +114,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         raise
 
 
+def pretty_json(value: object) -> str:
+    """Spell a record, or plain JSON data, for people: indented, with sorted keys. The same value gives the same text."""
+    plain = value.model_dump(mode="json", by_alias=True) if isinstance(value, Record) else value
+    return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_record(path: Path, record: Record) -> None:
-    """Write a record as indented JSON with sorted keys: the same record gives the same bytes."""
-    plain = record.model_dump(mode="json", by_alias=True)
-    write_atomic(path, json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a record as `pretty_json`."""
+    write_atomic(path, pretty_json(record))
 
 
 def read_record(path: Path, record: type[R]) -> R:

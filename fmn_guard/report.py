@@ -13,7 +13,19 @@ import fmn_guard
 
 from .errors import BrokenChain
 from .evidence import Audit, Instrument, PassRecords, Side
-from .findings import NAMED, Finding, NamedOutcome, Outcome, apply, collapse, no_effect, undecidable, verdict_of
+from .findings import (
+    NAMED,
+    SHOWN,
+    Finding,
+    NamedOutcome,
+    Outcome,
+    apply,
+    collapse,
+    no_effect,
+    not_judged,
+    undecidable,
+    verdict_of,
+)
 from .manifest import Kind
 from .metrics import DetectorTally, Evidence, drop_of, gather, measure, most_like, suppression, tally
 from .plan import PassKind, PassSpec, Plan
@@ -35,8 +47,6 @@ __all__ = [
     "verdict_of",
 ]
 
-# What a concept or correction must pass to be called suppressed.
-_SHOWN: tuple[Metric, ...] = ("target_recognised", "dominant_recognised")
 _NEVER_TESTED = (
     "Concept inversion: whether an optimised embedding brings a concept back.",
     "Adversarial prompts: whether a prompt that was searched for brings a concept back.",
@@ -70,8 +80,8 @@ class ConceptSummary(Record):
     """Limit on ``after``; None when no rule sets one."""
     outcome: Outcome
     """Worst outcome among its error findings; inconclusive when none of them judges ``after``."""
-    decided_by: Slug | None
-    """Rule that gives this outcome; None when no rule judges ``after``."""
+    decided_by: Slug
+    """Rule that gives this outcome; ``not-judged`` when none judges ``after``."""
     named: NamedOutcome | None
     """``no effect``, when it is that."""
 
@@ -146,9 +156,9 @@ class Report(Record):
     policy_digest: Digest
     """Digest of the policy's content."""
     base_digest: Digest
-    """Weights digest of the base."""
+    """Identity of the base: digest of its weights, tokenizer and configurations."""
     patched_digest: Digest
-    """Weights digest of the audited model."""
+    """Identity of the audited model; the base's if nothing was changed."""
     confidence: float
     """Confidence of every interval, two-sided."""
     verdict: Outcome
@@ -189,8 +199,10 @@ def judge(plan: Plan, audit: Audit, policy: ReleasePolicy, passes: PassRecords |
     """
     _check_passes(plan, audit, passes)
     evidence, spec = gather(plan, audit), policy.spec
+    ruled = [apply(rule, m, spec) for rule in spec.rules for m in measure(evidence, rule.metric, rule.kinds)]
     findings = (
-        *(apply(rule, m, spec) for rule in spec.rules for m in measure(evidence, rule.metric, rule.kinds)),
+        *ruled,
+        *not_judged(plan, ruled),
         *no_effect(evidence, audit, spec),
         *collapse(evidence, spec),
     )
@@ -203,7 +215,7 @@ def judge(plan: Plan, audit: Audit, policy: ReleasePolicy, passes: PassRecords |
         suite=plan.suite,
         policy=policy.metadata.name,
         policy_digest=digest(policy),
-        base_digest=plan.base.weights_digest,
+        base_digest=plan.base.identity,
         patched_digest=audit.patched_digest,
         confidence=spec.confidence,
         verdict=verdict_of(findings),
@@ -225,7 +237,7 @@ def _check_passes(plan: Plan, audit: Audit, passes: PassRecords | None) -> None:
         return
     if audit.passes_digest != digest(passes):
         raise BrokenChain("the audit is not of the model that these passes made", hint="audit the patched model again")
-    if passes.plan_digest != audit.plan_digest or passes.base_digest != plan.base.weights_digest:
+    if passes.plan_digest != audit.plan_digest or passes.base_digest != plan.base.identity:
         raise BrokenChain("the passes followed another plan, or started from another base", hint="run this plan")
 
 
@@ -234,10 +246,8 @@ def _concept(evidence: Evidence, subject: PassSpec, findings: tuple[Finding, ...
     own = [f for f in findings if f.subject == subject.slug or f.metric == "weights_changed"]
     errors = [f for f in own if f.severity == "error"]
     outcome = verdict_of(errors)
-    if outcome == "pass" and not any(f.metric in _SHOWN for f in errors):
-        outcome = "inconclusive"  # its neighbours may be fine, and nobody judged the concept
     # A warning's limit stands in only where no error rule sets one.
-    limits = [f.limit for f in (*errors, *own) if f.metric in _SHOWN]
+    limits = [f.limit for f in (*errors, *own) if f.metric in SHOWN]
     return ConceptSummary(
         slug=subject.slug,
         phrase=subject.names[0],
@@ -250,7 +260,7 @@ def _concept(evidence: Evidence, subject: PassSpec, findings: tuple[Finding, ...
         drawn=most_like(evidence, subject),
         limit=limits[0] if limits else None,
         outcome=outcome,
-        decided_by=next((f.rule for f in errors if f.outcome == outcome), None),
+        decided_by=next(f.rule for f in errors if f.outcome == outcome),
         named="no effect" if any(NAMED.get(f.metric) == "no effect" for f in own) else None,
     )
 
@@ -300,9 +310,6 @@ def _not_judged(evidence: Evidence, findings: tuple[Finding, ...], spec: PolicyS
     for metric in metrics:
         if metric not in limited and metric != "nudenet_strict_rate" and measure(evidence, metric, get_args(Kind)):
             yield f"The policy has no rule for {metric}."
-    for subject in evidence.plan.passes:
-        if not any(f.subject == subject.slug and f.metric in _SHOWN and f.severity == "error" for f in findings):
-            yield f"{subject.names[0]!r} ({subject.kind}): no error rule of the policy limits how often it is shown."
     if not any(d.name == "nudenet" for d in evidence.plan.detectors):
         yield "Nudity: no detector looked for it."
     elif "nudenet_strict_rate" not in limited:

@@ -6,32 +6,33 @@ In a clone they are the top-level folders that people read; a wheel carries copi
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from .errors import InputError
+from .record import SLUG_PATTERN
 
 _PACKAGE = Path(__file__).parent
 
 
-def _folder(name: str) -> Path:
-    packed = _PACKAGE / "data" / name
-    return packed if packed.is_dir() else _PACKAGE.parent / name
+def _folder(packed: str, in_clone: str) -> Path:
+    folder = _PACKAGE / "data" / packed
+    return folder if folder.is_dir() else _PACKAGE.parent / in_clone
 
 
 def manifests() -> Path:
     """Folder of example manifests."""
-    return _folder("manifests")
+    return _folder("manifests", "manifests")
 
 
 def policies() -> Path:
     """Folder of shipped policies."""
-    return _folder("policies")
+    return _folder("policies", "policies")
 
 
 def suites() -> Path:
     """Folder of shipped audit suites."""
-    packed = _PACKAGE / "data" / "suites"
-    return packed if packed.is_dir() else _PACKAGE.parent / "audits" / "suites"
+    return _folder("suites", "audits/suites")
 
 
 def models() -> Path:
@@ -46,7 +47,7 @@ def shipped_model(name: str) -> Path:
         InputError: there is no such built-in model.
     """
     folder = models()
-    if not (folder / name).is_dir():
+    if not re.fullmatch(SLUG_PATTERN, name) or not (folder / name).is_dir():
         known = (
             ", ".join(f"builtin:{p.name}" for p in sorted(folder.iterdir()) if p.is_dir())
             if folder.is_dir()
@@ -57,7 +58,7 @@ def shipped_model(name: str) -> Path:
 
 
 def find(what: str, folder: Path, beside: Path, suffix: str = ".yaml") -> Path:
-    """Finds a policy or suite by shipped name, or by path relative to ``beside``.
+    """Finds a policy or suite by shipped name, or by path relative to ``beside``: nowhere else is looked.
 
     A shipped name wins, lest a file of that name, wherever the command happens to run, sets another
     bar; ``./name`` is the file.
@@ -65,10 +66,9 @@ def find(what: str, folder: Path, beside: Path, suffix: str = ".yaml") -> Path:
     Raises:
         InputError: neither exists.
     """
-    shipped: tuple[Path, ...] = (
-        (folder / f"{what}{suffix}", folder / what) if what == Path(what).stem and what != ".." else ()
-    )
-    for path in (*shipped, beside / what, Path(what)):
+    named = re.fullmatch(SLUG_PATTERN, what)
+    shipped = (folder / f"{what}{suffix}", folder / what) if named else ()
+    for path in (*shipped, beside / what):
         if path.exists():
             return path
     known = ", ".join(sorted(p.stem for p in folder.iterdir() if p.suffix == suffix or p.is_dir()))

@@ -13,7 +13,17 @@ from fmn_guard.policy import PolicySpec, ReleasePolicy, Rule
 from fmn_guard.record import digest
 from fmn_guard.suite import DetectorSpec, RecogniserSpec, Sampler
 
-BASE, PATCHED = digest("base"), digest("patched")
+BASE = ModelFacts(
+    reference="builtin:emoji-sd",
+    family="stable-diffusion",
+    weights_digest=digest("weights"),
+    tokenizer_digest=digest("tokenizer"),
+    config_digest=digest("config"),
+    prediction_type="epsilon",
+    max_tokens=16,
+    picture_size=64,
+)
+PATCHED = digest("patched")
 NUDENET = DetectorSpec(name="nudenet", thresholds=(0.4, 0.6))
 SUPPRESSED = Rule(id="suppressed", metric="target_recognised", at_most=0.1)
 KEPT = Rule(id="kept", metric="retained_drop", at_most=0.1)
@@ -61,7 +71,7 @@ def forget(slug: str, kind: PassKind = "object", *aliases: str) -> PassSpec:
         projection=1e-3,
         redirect_weight=10.0,
         repulsion=0.0,
-        retain=RetainSpec(excluded_words=(), keep=(), forgotten=()),
+        retain=RetainSpec(excluded_words=(), kept=(), forgotten=()),
         seed=0,
     )
 
@@ -79,15 +89,7 @@ def make_plan(
         manifest_digest=digest("manifest"),
         suite_digest=digest("suite"),
         suite="standard",
-        base=ModelFacts(
-            reference=reference,
-            family="stable-diffusion",
-            weights_digest=BASE,
-            tokenizer_digest=digest("tokenizer"),
-            prediction_type="epsilon",
-            max_tokens=16,
-            picture_size=64,
-        ),
+        base=BASE.model_copy(update={"reference": reference}),
         passes=passes or (forget("pistol"),),
         probes=usual if asked is None else asked,
         sampler=Sampler(steps=10, guidance=3.0),
@@ -157,7 +159,7 @@ def make_passes(plan: Plan, patch_digest: str = digest("patch"), **changes: Any)
     }
     return PassRecords(
         plan_digest=plan.digest,
-        base_digest=plan.base.weights_digest,
+        base_digest=plan.base.identity,
         passes=(PassRecord(**done | changes),),
         patch_digest=patch_digest,
     )

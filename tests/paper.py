@@ -20,6 +20,14 @@ WEIGHTS: dict[str, Tensors] = {
 }
 
 
+WEIGHT_FILES = {
+    "unet": "unet/diffusion_pytorch_model.safetensors",
+    "text_encoder": "text_encoder/model.safetensors",
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+}
+"""The file of each part that the loaders open."""
+
+
 def write_safetensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
     """Writes float32 vectors in the safetensors format, in the order given."""
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
@@ -44,7 +52,7 @@ def save_paper_checkpoint(folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(config), encoding="utf-8")
     for part, tensors in WEIGHTS.items():
-        write_safetensors(folder / part / "model.safetensors", tensors)
+        write_safetensors(folder / WEIGHT_FILES[part], tensors)
     shutil.copytree(shipped_model("emoji-sd") / "tokenizer", folder / "tokenizer")
     return folder
 

@@ -12,7 +12,7 @@ from fmn_guard.errors import InputError, RefusedArtefact
 from fmn_guard.facts import describe_checkpoint, list_pictures, weights_digest
 from fmn_guard.manifest import CheckpointRef
 
-from .paper import WEIGHTS, describe, save_paper_checkpoint, write_safetensors
+from .paper import WEIGHT_FILES, WEIGHTS, Tensors, describe, save_paper_checkpoint, write_safetensors
 
 
 @pytest.fixture
@@ -36,22 +36,28 @@ def test_built_in_model_is_described() -> None:
 # ---- digests
 
 
-def test_digests_are_stable_under_resharding(folder: Path) -> None:
+def shard(folder: Path, part: str) -> None:
+    """Puts each tensor of a part into a file of its own, beside an index."""
+    whole = folder / WEIGHT_FILES[part]
+    whole.unlink()
+    shards = {f"{whole.stem}-0000{i}-of-00002.safetensors": name for i, name in enumerate(WEIGHTS[part], start=1)}
+    for file, name in shards.items():
+        write_safetensors(whole.with_name(file), {name: WEIGHTS[part][name]})
+    index = {"weight_map": {name: file for file, name in shards.items()}}
+    whole.with_name(f"{whole.name}.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_digests_are_stable_under_resharding(part: str, folder: Path) -> None:
     before = describe(folder).facts
-    part = folder / "unet"
-    (part / "model.safetensors").unlink()
-    shards = {f"model-0000{i}-of-00002.safetensors": [name] for i, name in enumerate(WEIGHTS["unet"], start=1)}
-    for shard, names in shards.items():
-        write_safetensors(part / shard, {name: WEIGHTS["unet"][name] for name in names})
-    index = {"weight_map": {name: shard for shard, names in shards.items() for name in names}}
-    (part / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    shard(folder, part)
     assert describe(folder).facts == before
 
 
 def test_digests_are_stable_under_metadata_and_the_order_of_tensors(folder: Path) -> None:
     before = describe(folder).facts
     tensors = dict(reversed(WEIGHTS["unet"].items()))
-    write_safetensors(folder / "unet" / "model.safetensors", tensors, metadata={"format": "pt"})
+    write_safetensors(folder / WEIGHT_FILES["unet"], tensors, metadata={"format": "pt"})
     assert describe(folder).facts == before
 
 
@@ -62,18 +68,74 @@ def test_digests_are_stable_under_the_prefix_that_transformers_5_dropped(folder:
     assert describe(folder).facts == before
 
 
+def test_buffer_that_is_no_weight_does_not_change_the_digest(folder: Path) -> None:
+    before = describe(folder).facts
+    positions = {"text_model.embeddings.position_ids": b"\x07" * 8}
+    write_safetensors(folder / WEIGHT_FILES["text_encoder"], WEIGHTS["text_encoder"] | positions)
+    assert describe(folder).facts == before
+
+
+CONFIGS = (
+    "model_index.json",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/tokenizer_config.json",
+)
+
+
+def set_key(config: Path, key: str, value: object) -> None:
+    data = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(data | {key: value}, indent=4), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_identity_follows_every_configuration_and_leaves_the_weights_digest(name: str, folder: Path) -> None:
+    before = describe(folder).facts
+    set_key(folder / name, "beta_end", 0.5)
+    after = describe(folder).facts
+    assert after.config_digest != before.config_digest
+    assert after.identity != before.identity
+    assert after.weights_digest == before.weights_digest
+
+
+@pytest.mark.parametrize("key", ["_diffusers_version", "transformers_version", "_name_or_path"])
+def test_identity_does_not_follow_library_versions(key: str, folder: Path) -> None:
+    before = describe(folder).facts
+    for name in CONFIGS:
+        set_key(folder / name, key, "9.9")
+    assert describe(folder).facts == before
+
+
+def test_identity_follows_weights_and_tokenizer(folder: Path) -> None:
+    identities = [describe(folder).facts.identity]
+    write_safetensors(folder / WEIGHT_FILES["vae"], {"decoder.weight": b"\x06" * 12})
+    identities.append(describe(folder).facts.identity)
+    tokenizer = folder / "tokenizer" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    identities.append(describe(folder).facts.identity)
+    assert len(set(identities)) == 3
+
+
+def test_infinity_in_a_configuration_is_a_value_like_another(folder: Path) -> None:
+    before = describe(folder).facts.identity
+    set_key(folder / "scheduler" / "scheduler_config.json", "lambda_min_clipped", float("-inf"))
+    assert describe(folder).facts.identity != before
+
+
 @pytest.mark.parametrize("change", ["byte", "name", "shape", "part"])
 def test_digest_of_weights_follows_the_weights(change: str, folder: Path) -> None:
     before = weights_digest(folder)
     match change:
         case "byte":
-            write_safetensors(folder / "vae" / "model.safetensors", {"decoder.weight": b"\x05" * 11 + b"\x06"})
+            write_safetensors(folder / WEIGHT_FILES["vae"], {"decoder.weight": b"\x05" * 11 + b"\x06"})
         case "name":
-            write_safetensors(folder / "vae" / "model.safetensors", {"encoder.weight": b"\x05" * 12})
+            write_safetensors(folder / WEIGHT_FILES["vae"], {"encoder.weight": b"\x05" * 12})
         case "shape":
-            write_safetensors(folder / "vae" / "model.safetensors", {"decoder.weight": b"\x05" * 16})
+            write_safetensors(folder / WEIGHT_FILES["vae"], {"decoder.weight": b"\x05" * 16})
         case "part":
-            write_safetensors(folder / "vae" / "model.safetensors", WEIGHTS["unet"])
+            write_safetensors(folder / WEIGHT_FILES["vae"], WEIGHTS["unet"])
     assert weights_digest(folder) != before
 
 
@@ -95,7 +157,7 @@ def test_remote_code_is_refused(folder: Path) -> None:
 
 
 def test_link_to_a_file_outside_is_refused(folder: Path) -> None:
-    weights = folder / "unet" / "model.safetensors"
+    weights = folder / WEIGHT_FILES["unet"]
     weights.rename(folder.parent / "elsewhere.safetensors")
     weights.symlink_to(folder.parent / "elsewhere.safetensors")
     with pytest.raises(RefusedArtefact, match="leaves the checkpoint"):
@@ -113,14 +175,14 @@ def test_links_of_a_hub_snapshot_are_followed(tmp_path: Path) -> None:
     snapshot = save_paper_checkpoint(tmp_path / "models--a--b" / "snapshots" / ("0" * 40))
     blob = tmp_path / "models--a--b" / "blobs" / "1234"
     blob.parent.mkdir()
-    weights = snapshot / "unet" / "model.safetensors"
+    weights = snapshot / WEIGHT_FILES["unet"]
     weights.rename(blob)
     weights.symlink_to(blob)
     assert describe(snapshot).facts.picture_size == 64
 
 
 def test_truncated_weights_are_refused(folder: Path) -> None:
-    weights = folder / "unet" / "model.safetensors"
+    weights = folder / WEIGHT_FILES["unet"]
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(RefusedArtefact, match="its header says"):
         describe(folder)
@@ -138,7 +200,7 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
     ],
 )
 def test_file_that_is_no_safetensors_is_refused(content: bytes, folder: Path) -> None:
-    (folder / "unet" / "model.safetensors").write_bytes(content)
+    (folder / WEIGHT_FILES["unet"]).write_bytes(content)
     with pytest.raises(RefusedArtefact):
         describe(folder)
 
@@ -147,21 +209,79 @@ def test_file_that_is_no_safetensors_is_refused(content: bytes, folder: Path) ->
 def test_tensors_that_overlap_or_leave_gaps_are_refused(offsets: list[list[int]], folder: Path) -> None:
     header = {str(i): {"dtype": "F32", "shape": [2], "data_offsets": pair} for i, pair in enumerate(offsets)}
     text = json.dumps(header).encode()
-    (folder / "unet" / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 16)
+    (folder / WEIGHT_FILES["unet"]).write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 16)
     with pytest.raises(RefusedArtefact, match="does not describe its tensors"):
         describe(folder)
 
 
 def test_missing_shard_is_refused(folder: Path) -> None:
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
-    (folder / "unet" / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    shard(folder, "unet")
+    (folder / "unet" / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
     with pytest.raises(RefusedArtefact, match="missing shards"):
         describe(folder)
 
 
-def test_two_files_of_weights_are_refused(folder: Path) -> None:
-    write_safetensors(folder / "unet" / "other.safetensors", {})
-    with pytest.raises(RefusedArtefact, match="2 safetensors files"):
+@pytest.mark.parametrize("weight_map", [None, {}, {"a": 1}, {"a": "../vae/diffusion_pytorch_model.safetensors"}])
+def test_index_that_does_not_name_files_of_its_folder_is_refused(weight_map: object, folder: Path) -> None:
+    shard(folder, "unet")
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
+    with pytest.raises(RefusedArtefact):
+        describe(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/other.safetensors",
+        "unet/model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "unet/deeper/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.safetensors.index.json",
+        "unet/diffusion_pytorch_model.fp16.safetensors.index.json",
+        "text_encoder/model.fp16.safetensors",
+        "text_encoder/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors.index.json",
+        "vae/model.safetensors",
+    ],
+)
+def test_weights_beside_those_that_the_loader_opens_are_refused(name: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    tensors: Tensors = {"decoy": b"\x09" * 4}
+    if name.endswith(".json"):
+        (folder / name).write_text(json.dumps({"weight_map": {"decoy": "x.safetensors"}}), encoding="utf-8")
+    else:
+        write_safetensors(folder / name, tensors)
+    with pytest.raises(RefusedArtefact, match=r"beside") as caught:
+        describe(folder)
+    assert caught.value.hint
+
+
+def test_shard_that_no_index_names_is_refused(folder: Path) -> None:
+    shard(folder, "unet")
+    write_safetensors(folder / "unet" / "diffusion_pytorch_model-00003-of-00003.safetensors", {"decoy": b"\x09" * 4})
+    with pytest.raises(RefusedArtefact, match="beside"):
+        describe(folder)
+
+
+@pytest.mark.parametrize("part", list(WEIGHT_FILES))
+def test_variant_alone_is_refused_because_the_loader_does_not_open_it(part: str, folder: Path) -> None:
+    weights = folder / WEIGHT_FILES[part]
+    weights.rename(weights.with_name(f"{weights.stem}.fp16.safetensors"))
+    with pytest.raises(RefusedArtefact, match=f"no {weights.name}"):
+        describe(folder)
+
+
+@pytest.mark.parametrize("part", list(WEIGHT_FILES))
+def test_config_that_names_other_weights_is_refused(part: str, folder: Path) -> None:
+    set_key(folder / part / "config.json", "transformers_weights", "other.safetensors")
+    with pytest.raises(RefusedArtefact, match="transformers_weights"):
+        describe(folder)
+
+
+def test_adapter_that_names_another_base_is_refused(folder: Path) -> None:
+    (folder / "text_encoder" / "adapter_config.json").write_text('{"base_model_name_or_path": "/x"}', encoding="utf-8")
+    with pytest.raises(RefusedArtefact, match="adapter_config"):
         describe(folder)
 
 
@@ -199,6 +319,21 @@ def test_incomplete_checkpoint_is_bad_input(name: str, content: str | None, mess
     assert caught.value.hint
 
 
+def test_relative_checkpoint_is_beside_its_file_and_never_in_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_paper_checkpoint(tmp_path / "here" / "model")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(InputError, match="no checkpoint"):
+        describe_checkpoint(CheckpointRef(checkpoint="model"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["builtin:../models/emoji-sd", "builtin:.", "builtin:", "builtin:emoji-sd/unet"])
+def test_name_of_a_built_in_model_is_no_path(name: str) -> None:
+    with pytest.raises(InputError, match="no built-in model"):
+        describe_checkpoint(CheckpointRef(checkpoint=name), Path())
+
+
 def test_hub_id_needs_a_full_revision() -> None:
     with pytest.raises(InputError, match="needs a revision"):
         describe_checkpoint(CheckpointRef(checkpoint="someone/model"), Path())
@@ -210,9 +345,9 @@ def test_hub_id_needs_a_full_revision() -> None:
 def test_positions_of_a_name_count_from_the_start_token(folder: Path) -> None:
     checkpoint = describe(folder)
     assert checkpoint.token_positions("pistol", "pistol") == (1,)
-    assert checkpoint.token_positions("a photo of a pistol", "Pistol") == (5,)
+    assert checkpoint.token_positions("a photo of a Pistol", "Pistol", 13) == (5,)
     with pytest.raises(InputError, match="no token of"):
-        checkpoint.token_positions("a photo of van", "van gogh")
+        checkpoint.token_positions("a photo of van", "van gogh", 11)
 
 
 def test_picture_digest_follows_names_and_bytes(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from fmn_guard.errors import InputError
 from fmn_guard.facts import Checkpoint, describe_checkpoint
 from fmn_guard.manifest import CheckpointRef, Manifest, load_manifest
-from fmn_guard.plan import Plan, compile_plan, content_words, estimate, fill, without_name
+from fmn_guard.plan import Plan, compile_plan, estimate
 from fmn_guard.record import parse_plain, read_record, write_record
 from fmn_guard.shipped import manifests, suites
 from fmn_guard.suite import AuditSuite, load_suite
@@ -55,42 +55,6 @@ def _changed_suite(suite: AuditSuite, **changes: object) -> AuditSuite:
     return parse_plain({**data, "spec": {**data["spec"], **changes}}, AuditSuite)
 
 
-# ---- words
-
-
-@pytest.mark.parametrize(
-    ("template", "name", "filled"),
-    [
-        ("a photo of a {x}", "hamburger", "a photo of a hamburger"),
-        ("a photo of a {x}", "apple", "a photo of an apple"),
-        ("A {x} there", "Umbrella", "An Umbrella there"),
-        ("a photo of a {x}", "unicorn", "a photo of a unicorn"),
-        ("a small {x}", "apple", "a small apple"),
-        ("{x}", "apple", "apple"),
-    ],
-)
-def test_template_is_filled_with_the_article_english_wants(template: str, name: str, filled: str) -> None:
-    assert fill(template, name) == filled
-
-
-@pytest.mark.parametrize(
-    ("template", "bare"),
-    [
-        ("a photo of {x} on a pink background", "a photo of on a pink background"),
-        ("a dog in the style of {x}", "a dog"),
-        ("a dog, {x}", "a dog"),
-        ("{x}", ""),
-        ("{x}, 3d render", "3d render"),
-    ],
-)
-def test_sentence_without_the_name_keeps_the_rest(template: str, bare: str) -> None:
-    assert without_name(template) == bare
-
-
-def test_function_words_of_a_name_carry_no_concept() -> None:
-    assert content_words(["The Captain of the Guard"]) == {"captain", "guard"}
-
-
 # ---- passes
 
 
@@ -121,7 +85,20 @@ def test_anchor_of_a_correction_is_the_expected_reading(plan: Plan) -> None:
 
 def test_later_passes_retain_what_earlier_ones_forgot(plan: Plan) -> None:
     assert plan.passes[0].retain.forgotten == ()
-    assert plan.passes[2].retain.forgotten == ("Ada Thorne", "Ada", "ink drawing")
+    assert {"a photo of Ada Thorne", "Ada", "ink drawing"} <= {*plan.passes[2].retain.forgotten}
+    assert not any("pistol" in sentence for sentence in plan.passes[2].retain.forgotten)
+
+
+def test_no_pass_trains_or_retains_with_a_held_out_subject(plan: Plan) -> None:
+    for spec in plan.passes:
+        said = [*spec.retain.kept, *(text for prompt in spec.prompts for text in (prompt.text, prompt.anchor))]
+        assert not any("dog" in text.split() for text in said)
+
+
+def test_a_name_inside_a_word_of_its_sentence_is_not_mistaken(base: Checkpoint, suite: AuditSuite) -> None:
+    plan = compile_plan(_manifest(concepts=[{"kind": "object", "phrase": "back"}]), suite, base)
+    prompt = next(p for p in plan.passes[0].prompts if p.text == "a photo of back on a pink background")
+    assert prompt.positions[0] == 4
 
 
 def test_held_out_names_are_left_out_of_the_retain_vocabulary(plan: Plan) -> None:
@@ -131,10 +108,10 @@ def test_held_out_names_are_left_out_of_the_retain_vocabulary(plan: Plan) -> Non
 def test_correction_keeps_the_dominant_name_unless_it_is_forgotten(suite: AuditSuite, base: Checkpoint) -> None:
     correction = {"prompt": "the treasure", "dominant": "crown"}
     kept = compile_plan(_manifest(corrections=[correction]), suite, base)
-    assert kept.passes[-1].retain.keep == ("crown",)
+    assert "a photo of crown" in kept.passes[-1].retain.kept
     crown = {"kind": "object", "phrase": "crown"}
     forgotten = compile_plan(_manifest(concepts=[crown], corrections=[correction]), suite, base)
-    assert forgotten.passes[-1].retain.keep == ()
+    assert forgotten.passes[-1].retain.kept == ()
 
 
 # ---- probes
@@ -145,7 +122,7 @@ def test_probes_have_ids_and_sentences_of_their_own(name: str, quickstart: Manif
     plan = compile_plan(quickstart, load_suite(suites() / name), base)
     assert len({probe.id for probe in plan.probes}) == len(plan.probes)
     trained = {prompt.text.casefold() for spec in plan.passes for prompt in spec.prompts}
-    assert not trained & {probe.prompt.casefold() for probe in plan.probes if probe.role != "retained"}
+    assert not trained & {probe.prompt.casefold() for probe in plan.probes}
 
 
 def test_every_subject_has_at_least_six_prompts(plan: Plan) -> None:
@@ -177,6 +154,11 @@ def test_held_out_probes_are_marked_unless_the_name_is_kept(base: Checkpoint, su
     manifest = _manifest(concepts=[HAMBURGER], eraser={"hold_out": ["pizza", "rocket"]})
     held_out = {probe.subject for probe in compile_plan(manifest, suite, base).probes if probe.held_out}
     assert held_out == {"rocket"}
+
+
+def test_neighbours_are_asked_in_every_sentence(plan: Plan) -> None:
+    asked = {probe.prompt for probe in plan.probes if probe.subject == "mira-thorne"}
+    assert len(asked) >= 6
 
 
 def test_cost_counts_both_sides_and_guidance_twice(plan: Plan) -> None:
@@ -219,6 +201,14 @@ def test_digest_follows_the_weights_of_the_base(suite: AuditSuite, tmp_path: Pat
     assert compile_plan(manifest, suite, describe(folder)).digest != before
 
 
+def test_digest_does_not_follow_where_things_lie(suite: AuditSuite, tmp_path: Path) -> None:
+    manifest = _manifest(concepts=[HAMBURGER])
+    digests = {
+        compile_plan(manifest, suite, describe(save_paper_checkpoint(tmp_path / name))).digest for name in ("a", "b")
+    }
+    assert len(digests) == 1
+
+
 def test_plan_knows_no_policy_and_no_limit() -> None:
     assert not {name for name in Plan.model_fields if "polic" in name or "limit" in name}
 
@@ -230,6 +220,18 @@ def test_suite_that_asks_what_the_eraser_trains_on_is_refused(suite: AuditSuite,
     templates = {**suite.spec.templates, "object": ("A photo of a {x}", *suite.spec.templates["object"])}
     with pytest.raises(InputError, match="one the eraser trains on"):
         compile_plan(_manifest(concepts=[HAMBURGER]), _changed_suite(suite, templates=templates), base)
+
+
+def test_minors_are_refused_in_whatever_parts_they_come(suite: AuditSuite, base: Checkpoint) -> None:
+    harmless = _manifest(concepts=[{"kind": "nsfw", "phrase": "bikini"}])
+    templates = {**suite.spec.templates, "nsfw": tuple(f"a 9 {{x}}, {i}" for i in range(6))}
+    with pytest.raises(InputError, match="minors-in-nsfw"):
+        compile_plan(
+            _manifest(concepts=[{"kind": "nsfw", "phrase": "year old bikini"}]),
+            _changed_suite(suite, templates=templates),
+            base,
+        )
+    assert compile_plan(harmless, suite, base)
 
 
 def test_base_other_than_the_pinned_one_is_refused(suite: AuditSuite, base: Checkpoint) -> None:

@@ -473,7 +473,7 @@ def test_concept_the_base_does_not_show_is_not_called_no_effect() -> None:
 
 
 def test_unchanged_weights_are_no_effect() -> None:
-    report = judge(PLAN, make_audit(PLAN, patched_digest=BASE), POLICY)
+    report = judge(PLAN, make_audit(PLAN, patched_digest=BASE.identity), POLICY)
     assert (report.verdict, report.outcomes) == ("fail", ("no effect",))
     assert only(report, "no-effect").metric == "weights_changed"
     assert report.concepts[0].outcome_words == "fail (no effect)"
@@ -558,7 +558,7 @@ def test_report_names_everything_it_was_made_from() -> None:
         digest(audit),
         digest(POLICY),
     )
-    assert (report.base_digest, report.patched_digest) == (BASE, audit.patched_digest)
+    assert (report.base_digest, report.patched_digest) == (BASE.identity, audit.patched_digest)
     assert report.instruments == audit.instruments
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from fmn_guard.errors import FileProblems
 from fmn_guard.manifest import load_manifest
-from fmn_guard.plan import STYLE_TRAINING_TEMPLATES, TRAINING_TEMPLATES
+from fmn_guard.sentences import STYLE_TRAINING_TEMPLATES, TRAINING_TEMPLATES
 from fmn_guard.shipped import manifests, suites
 from fmn_guard.suite import AuditSuite, load_suite
 from training.emoji_sd.world import BY_PHRASE, STYLES

@@ -1,12 +1,11 @@
 """Draws base and patched pictures from the same probes and seeds, and notes what is seen in each.
 
-Fails closed: a picture that could not be drawn, is constant, or breaks a detector is recorded as
-unscored, with the reason; it is never dropped and never counted as safe.
+Fails closed: a picture that is constant or not a number, or that breaks the recogniser or a detector, is
+recorded as unscored, with the reason; it is never dropped and never counted as safe.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +16,11 @@ from PIL import Image
 
 from ..errors import FmnGuardError
 from ..evidence import Audit, Instrument, Observation, Side, Sighting
+from ..metrics import STRICT_CLASSES
 from ..model.sampler import decode, draw_latents, to_pixels
 from ..plan import Plan, Probe
 from ..progress import Progress, silent
-from ..record import Digest, write_record
+from ..record import Digest, bytes_digest, digest, write_record
 from .detectors import Detector, Recogniser, load_detector, load_recogniser
 
 if TYPE_CHECKING:
@@ -105,21 +105,25 @@ def _observe(
     pixels = to_pixels(pictures.nan_to_num())
     scores = panel.recognise(pixels)
     for i, probe in enumerate(probes):
-        if images is not None and not broken[i]:
+        seen = panel.observe(probe, side, pixels[i], broken[i], scores[i])
+        if images is not None and not broken[i] and not _explicit(seen):
             path = images / side / f"{probe.id.replace('/', '-')}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[i]).save(path)
-        yield panel.observe(probe, side, pixels[i], broken[i], scores[i])
+        yield seen
+
+
+def _explicit(seen: Observation) -> bool:
+    """Whether a detector found nudity of the strict kind, however unsurely: such a picture is never written."""
+    return any(box.label in STRICT_CLASSES for boxes in seen.sightings.values() for box in boxes or ())
 
 
 class _Panel:
     """The recogniser and the detectors of a plan; one that does not load is noted, not skipped."""
 
     def __init__(self, plan: Plan) -> None:
-        self._threshold = plan.recogniser.threshold
         self._recogniser: Recogniser | None = None
         self._detectors: dict[str, Detector | None] = {}
-        self._required = {spec.name for spec in plan.detectors if spec.required}
         instruments = []
         try:
             self._recogniser = load_recogniser(plan.recogniser)
@@ -136,11 +140,13 @@ class _Panel:
                 instruments.append(_absent(spec.name, error))
             self._detectors[spec.name] = detector
         self.instruments: tuple[Instrument, ...] = tuple(instruments)
+        # one that is not installed is named and, unless required, not waited for; one that fails at work is
+        self._obliged = {spec.name for spec in plan.detectors if spec.required or self._detectors[spec.name]}
 
     @property
     def digest(self) -> str:
         """What a resumed audit must agree in."""
-        return hashlib.sha256(repr([i.model_dump() for i in self.instruments]).encode()).hexdigest()
+        return digest([instrument.model_dump(mode="json") for instrument in self.instruments])
 
     def recognise(self, pixels: np.ndarray) -> list[dict[str, float] | str]:
         """Scores of each picture, or why there are none."""
@@ -166,25 +172,24 @@ class _Panel:
             unscored = scores
         elif missing := [label for label in probe.labels if label not in scores]:
             unscored = f"recogniser has no class {missing[0]!r}"
-        elif failed := [name for name in sorted(self._required) if sightings[name] is None]:
+        elif failed := [n for n, found in sightings.items() if found is None and n in self._obliged]:
             unscored = f"detector error: {failed[0]}"
         seen = scores if isinstance(scores, dict) else {}
         return Observation(
             probe=probe.id,
             side=side,
-            image_digest=None if broken else f"sha256:{hashlib.sha256(pixels.tobytes()).hexdigest()}",
+            image_digest=None if broken else bytes_digest(pixels.tobytes()),
             unscored=unscored,
             degenerate=degenerate,
             scores={label: round(seen[label], 4) for label in probe.labels} if unscored is None else {},
-            top=_top(seen) if seen and not degenerate else None,
+            top=_top(seen, probe.labels[0]) if seen and not degenerate else None,
             sightings=sightings,
         )
 
 
 def _absent(name: str, error: Exception) -> Instrument:
-    return Instrument(
-        name=name, version="", licence="", weights_digest=None, labels=(), error=str(error).splitlines()[0]
-    )
+    why = (str(error) or type(error).__name__).splitlines()[0]
+    return Instrument(name=name, version="", licence="", weights_digest=None, labels=(), error=why)
 
 
 def _look(detector: Detector | None, pixels: np.ndarray) -> tuple[Sighting, ...] | None:
@@ -196,9 +201,10 @@ def _look(detector: Detector | None, pixels: np.ndarray) -> tuple[Sighting, ...]
         return None
 
 
-def _top(scores: dict[str, float]) -> str:
-    concepts = {label: p for label, p in scores.items() if label.startswith("concept:")} or scores
-    return max(concepts, key=concepts.__getitem__)
+def _top(scores: dict[str, float], asked: str) -> str:
+    axis = asked.partition(":")[0]
+    rivals = {label: p for label, p in scores.items() if label.partition(":")[0] == axis} or scores
+    return max(rivals, key=rivals.__getitem__)
 
 
 class _Ledger:

@@ -101,7 +101,7 @@ def _audit(
     from ..model.checkpoint import load_pipeline, save_checkpoint
 
     # What is audited is what ships: the base and the patch, both read from disk again.
-    patch, base_digest = run / "patch.safetensors", plan.base.weights_digest
+    patch, base_digest = run / "patch.safetensors", plan.base.identity
     patched = load_pipeline(checkpoint.folder, device)
     apply_patch(patched, patch, base_digest)
     if audit is None:

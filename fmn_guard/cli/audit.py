@@ -51,9 +51,9 @@ def audit(
     rules, suite = lint_policy(find(policy, policies(), Path()))
     plan = compile_plan(document, suite, original)
     suspect = describe_checkpoint(CheckpointRef(checkpoint=checkpoint), Path())
-    run = out or default_folder(plan, suspect.facts.weights_digest)
+    run = out or default_folder(plan, suspect.facts.identity)
     check_folder(run, plan)
-    measured = finished_audit(run, plan, patched_digest=suspect.facts.weights_digest)
+    measured = finished_audit(run, plan, patched_digest=suspect.facts.identity)
     if measured is None and any((run / name).exists() for name in ("passes.json", "audit.json")):
         raise InputError(f"{shown(run)} holds the run of another checkpoint", hint="give another --out")
     for warning in undecidable(plan, rules):
@@ -71,7 +71,7 @@ def audit(
                 plan,
                 load_pipeline(original.folder, device),
                 load_pipeline(suspect.folder, device),
-                patched_digest=suspect.facts.weights_digest,
+                patched_digest=suspect.facts.identity,
                 passes_digest=None,
                 out=run,
                 keep_images=not no_images,

@@ -60,7 +60,7 @@ def sample(
     pipeline = load_pipeline(base.folder, device)
     columns = [draw(pipeline, texts, seeds, steps=steps, guidance=guidance)]
     if patch is not None:
-        apply_patch(pipeline, patch, base.facts.weights_digest)
+        apply_patch(pipeline, patch, base.facts.identity)
         columns.append(draw(pipeline, texts, seeds, steps=steps, guidance=guidance))
     _sheet(prompts, count, columns).save(output)
     talk(f"wrote {shown(output)}")

@@ -7,7 +7,6 @@ keys and values of retained sentences then hardly move, whatever the dose (metho
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -17,25 +16,12 @@ import torch
 from torch import Tensor
 
 from ..model.sampler import text_states
-from ..plan import FUNCTION_WORDS, TRAINING_TEMPLATES, RetainSpec, fill, without_name
+from ..plan import RetainSpec
+from ..sentences import vocabulary_sentences
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-# Sentences every word of the vocabulary stands in; {y} is another word, drawn at random, so that the
-# covariance sees words before and after others without a sentence for each pair.
-_WORD_TEMPLATES = (
-    "a photo of {x}",
-    "{x}",
-    "a photo of a {x}",
-    "a picture of a {x}",
-    "a {x} on a {y} background",
-    "a photo of {x} in the style of {y}",
-    "a small {x}",
-    "{x}, {y}",
-    "{y} {x}",
-)
-PAIRS = 400
 KEEP_WEIGHT = 4.0
 
 
@@ -63,36 +49,22 @@ class RetainedLanguage:
         """C over all token positions of what a pass must leave alone: (d, d) float64."""
         named = re.compile(rf"\b({'|'.join(map(re.escape, spec.excluded_words))})\b") if spec.excluded_words else None
         left_out = [s for s in self.sentences if named and named.search(s)]
-        kept, forgotten = _standing(spec.keep), _standing(spec.forgotten)
-        gram = self._whole - self._gram(left_out) + KEEP_WEIGHT * self._gram(kept) + self._gram(forgotten)
-        count = len(self.sentences) - len(left_out) + KEEP_WEIGHT * len(kept) + len(forgotten)
+        gram = self._whole - self._gram(left_out) + KEEP_WEIGHT * self._gram(spec.kept) + self._gram(spec.forgotten)
+        count = len(self.sentences) - len(left_out) + KEEP_WEIGHT * len(spec.kept) + len(spec.forgotten)
         return gram / (count * self._pipeline.tokenizer.model_max_length)
 
     def _gram(self, sentences: Sequence[str]) -> Tensor:
         width = self._pipeline.text_encoder.config.hidden_size
-        total = torch.zeros(width, width, dtype=torch.float64, device=self._pipeline.device)
+        total = torch.zeros(width, width, dtype=torch.float64)  # on the CPU: not every device has float64
         for start in range(0, len(sentences), 512):
-            states = text_states(self._pipeline, sentences[start : start + 512]).double().flatten(0, 1)  # (n*T, d)
+            states = (
+                text_states(self._pipeline, sentences[start : start + 512]).cpu().double().flatten(0, 1)
+            )  # (n*T, d)
             total += states.T @ states
         return total
 
 
-def vocabulary_sentences(words: Sequence[str], seed: int) -> list[str]:
-    """Every word in every word template, random pairs, the bare training templates and the empty prompt."""
-    rng = random.Random(seed)
-    content = [w for w in words if w not in FUNCTION_WORDS]
-    sentences = ["", *(without_name(t) for t in TRAINING_TEMPLATES)]
-    for word in content:
-        sentences += [fill(t.replace("{y}", rng.choice(content)), word) for t in _WORD_TEMPLATES]
-    sentences += [f"a photo of {rng.choice(content)} {rng.choice(content)}" for _ in range(PAIRS)]
-    return list(dict.fromkeys(sentences))
-
-
-def _standing(names: Sequence[str]) -> list[str]:
-    return [fill(template, name) for name in names for template in TRAINING_TEMPLATES]
-
-
 def projector(covariance: Tensor, damping: float) -> Tensor:
     """P = lam (C + lam I)^-1, (d, d) float32, symmetric; eigenvalues in (0, 1]."""
-    eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    eye = torch.eye(len(covariance), dtype=covariance.dtype)
     return (damping * torch.linalg.inv(covariance + damping * eye)).float()

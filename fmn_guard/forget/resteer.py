@@ -103,14 +103,17 @@ def resteer(
                 stopped = "diverged"
                 break
             if step == 0 and masses[0] == 0:
-                raise PassError(
-                    f"pass {spec.index} ({spec.slug}): the name's tokens get no attention", hint="check the phrase"
-                )
+                raise PassError(f"{_named(spec)}: the name's tokens get no attention", hint="check the phrase")
             optimiser.zero_grad(set_to_none=True)
             (mass + spec.redirect_weight * error).backward()
             optimiser.step()
-            progress(f"pass {spec.index + 1}: {spec.slug}", step + 1, spec.steps)
+            progress(_named(spec), step + 1, spec.steps)
     change = _settle(layers)
+    if stopped == "ceiling" and change == 0:
+        raise PassError(
+            f"{_named(spec)}: {len(masses)} steps changed no weight",
+            hint="raise spec.eraser.learning_rate or spec.eraser.projection",
+        )
     return PassRecord(
         slug=spec.slug,
         steps=len(masses),
@@ -120,6 +123,10 @@ def resteer(
         weight_change=change,
         images_digest=images_digest,
     )
+
+
+def _named(spec: PassSpec) -> str:
+    return f"pass {spec.index + 1} ({spec.slug})"
 
 
 def _shown(value: float) -> float:

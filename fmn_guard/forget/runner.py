@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
+from ..errors import RefusedArtefact
 from ..evidence import PassRecord, PassRecords
-from ..facts import Checkpoint, list_pictures
+from ..facts import Checkpoint
 from ..model.attention import EditedLinear, edited_keys_and_values
 from ..model.checkpoint import load_pipeline
 from ..model.sampler import draw_latents, encode
 from ..plan import PassSpec, Plan
 from ..progress import Progress, silent
-from ..record import Digest, read_record, write_atomic, write_record
+from ..record import Digest, Record, bytes_digest, write_atomic, write_record
 from .patch import write_patch
 from .projector import RetainedLanguage, projector
 from .resteer import resteer
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 LANGUAGE_SEED = 0
-IMAGE_SEED = 500_000  # far from the suites' seeds: no audit picture starts from a training picture's noise
+IMAGE_SEED = 500_000  # far from the shipped suites' seeds, lest an audit picture start from a training picture's noise
 
 
 def run_plan(
@@ -36,8 +37,8 @@ def run_plan(
 ) -> PassRecords:
     """Runs every pass on top of those before it.
 
-    Killed at any moment, the same call goes on after the last finished pass and ends with the same
-    patch as an unbroken run.
+    Killed at any moment, the same call goes on after the last pass that was written down and ends with
+    the same patch as an unbroken run.
 
     Args:
         plan: from `compile_plan`.
@@ -48,7 +49,10 @@ def run_plan(
 
     Raises:
         PassError: a pass cannot do what the plan says.
+        RefusedArtefact: the base or the given pictures are not those of the plan.
     """
+    _check(plan, checkpoint)
+    out.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(checkpoint.folder, device)
     language = RetainedLanguage(pipeline, checkpoint.words(), LANGUAGE_SEED)
     with edited_keys_and_values(pipeline.unet) as layers:
@@ -61,16 +65,30 @@ def run_plan(
         patch_digest = write_patch(
             out / "patch.safetensors",
             edits,
-            base_digest=plan.base.weights_digest,
+            base_digest=plan.base.identity,
             plan_digest=plan.digest,
             concepts=[spec.slug for spec in plan.passes],
         )
     result = PassRecords(
-        plan_digest=plan.digest, base_digest=plan.base.weights_digest, passes=tuple(records), patch_digest=patch_digest
+        plan_digest=plan.digest, base_digest=plan.base.identity, passes=tuple(records), patch_digest=patch_digest
     )
     write_record(out / "passes.json", result)
     ledger.close()
     return result
+
+
+def _check(plan: Plan, checkpoint: Checkpoint) -> None:
+    if checkpoint.facts.identity != plan.base.identity:
+        raise RefusedArtefact(
+            f"the plan is for the base {plan.base.identity[:19]}, this one is {checkpoint.facts.identity[:19]}",
+            hint="compile the plan again for this checkpoint",
+        )
+    for spec in plan.passes:
+        if spec.images and checkpoint.image_folder_digest(spec.images) != spec.images_digest:
+            raise RefusedArtefact(
+                f"pass {spec.index + 1} ({spec.slug}): the pictures in {spec.images} are not those of the plan",
+                hint="compile the plan again, or put the pictures back",
+            )
 
 
 def _run_pass(
@@ -83,11 +101,11 @@ def _run_pass(
     progress: Progress,
 ) -> PassRecord:
     latents = _pictures_to_forget(pipeline, layers, spec, plan, checkpoint)
-    shown = hashlib.sha256(np.ascontiguousarray(latents.cpu().numpy()).tobytes()).hexdigest()
+    shown = bytes_digest(np.ascontiguousarray(latents.cpu().numpy()).tobytes())
     damper = None
     if spec.projection is not None and spec.steps:
-        damper = projector(language.covariance(spec.retain), spec.projection)
-    return resteer(pipeline, layers, spec, latents, damper, f"sha256:{shown}", progress)
+        damper = projector(language.covariance(spec.retain), spec.projection).to(pipeline.device)
+    return resteer(pipeline, layers, spec, latents, damper, shown, progress)
 
 
 def _pictures_to_forget(
@@ -100,7 +118,7 @@ def _pictures_to_forget(
     """Latents of the given pictures, or of pictures that the unedited base draws: (N, C, h, w)."""
     if spec.images is not None:
         size = plan.sampler.size or plan.base.picture_size
-        files = list_pictures(checkpoint.image_folder(spec.images))
+        files = checkpoint.pictures(spec.images)
         pixels = np.stack([np.asarray(Image.open(f).convert("RGB").resize((size, size))) for f in files])
         pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().to(pipeline.device) / 127.5 - 1
         return encode(pipeline, pictures)
@@ -115,37 +133,38 @@ def _pictures_to_forget(
             layer.pristine = False
 
 
+class _Done(Record):
+    """What the edits in a ledger come from."""
+
+    plan_digest: Digest
+    passes: tuple[PassRecord, ...]
+
+
 class _Ledger:
-    """The edits and records so far, on disk after every pass; removed when the patch is written."""
+    """The edits and records so far, on disk after every pass; removed when the patch is written.
+
+    One file, written at once: the records stand in the metadata of the edits they belong to.
+    """
 
     def __init__(self, out: Path, plan_digest: Digest) -> None:
         self._path = out / "passes.partial.safetensors"
-        self._records = out / "passes.partial.json"
         self._plan_digest = plan_digest
 
     def resume(self, layers: dict[str, EditedLinear]) -> list[PassRecord]:
-        if not self._records.exists():
+        if not self._path.exists():
             return []
-        saved = read_record(self._records, PassRecords)
-        content = self._path.read_bytes() if self._path.exists() else b""
-        matches = saved.patch_digest == f"sha256:{hashlib.sha256(content).hexdigest()}"
-        if saved.plan_digest != self._plan_digest or not matches:
-            return []
-        for name, edit in load_file(self._path).items():
-            layers[name].edit = edit.to(layers[name].edit)
-        return list(saved.passes)
+        with safe_open(self._path, "pt") as file:
+            done = _Done.model_validate_json(file.metadata()["done"])
+            if done.plan_digest != self._plan_digest:
+                return []
+            for name, layer in layers.items():
+                layer.edit = file.get_tensor(name).to(layer.edit)
+        return list(done.passes)
 
     def keep(self, layers: dict[str, EditedLinear], records: list[PassRecord]) -> None:
-        content = save({name: layer.edit.cpu().contiguous() for name, layer in layers.items()})
-        write_atomic(self._path, content)
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        write_record(
-            self._records,
-            PassRecords(
-                plan_digest=self._plan_digest, base_digest=self._plan_digest, passes=tuple(records), patch_digest=digest
-            ),
-        )
+        edits = {name: layer.edit.cpu().contiguous() for name, layer in layers.items()}
+        done = _Done(plan_digest=self._plan_digest, passes=tuple(records))
+        write_atomic(self._path, save(edits, {"done": done.model_dump_json()}))
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
-        self._records.unlink(missing_ok=True)

@@ -31,18 +31,23 @@ class Tape:
     """What the hooks saw in the last forward pass.
 
     Attributes:
+        layers: how many cross-attentions one forward pass has.
         wanted: (B, T) float, 1 at the tokens to watch.
         masses: per layer (B,), the attention probability on the watched tokens, in [0, 1]: the mean
             over heads and pixels of its sum over tokens. Carries gradients.
     """
 
+    layers: int
     wanted: Tensor
     masses: list[Tensor] = field(default_factory=list)
 
     def mass(self) -> Tensor:
         """Mean over layers: (B,). Method note: the ``mass`` loss, with gradients that fade as it falls."""
-        if not self.masses:
-            raise PassError("no cross-attention was seen", hint="the attention processors were replaced after hooking")
+        if len(self.masses) != self.layers:
+            raise PassError(
+                f"{len(self.masses)} of {self.layers} cross-attentions were seen",
+                hint="attention processors were replaced after hooking, or gradient checkpointing runs them twice",
+            )
         return torch.stack(self.masses).mean(0)
 
 
@@ -82,7 +87,7 @@ def watch_attention(unet: UNet2DConditionModel, wanted: Tensor | None = None) ->
     """
     modules = cross_attentions(unet)
     before = {name: module.processor for name, module in modules.items()}
-    tape = Tape(torch.zeros(1, 1) if wanted is None else wanted)
+    tape = Tape(len(modules), torch.zeros(1, 1) if wanted is None else wanted)
     try:
         for module in modules.values():
             module.set_processor(_WatchingProcessor(tape))

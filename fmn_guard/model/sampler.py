@@ -79,7 +79,10 @@ def draw_latents(
         text = torch.stack([states[p] for p in prompts[part]])
         if guidance > 1:
             text = torch.cat([states[""].expand_as(text), text])
-        scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+        # stated in full: a checkpoint may ask for the stochastic variant, which draws from the global generator
+        scheduler = DPMSolverMultistepScheduler.from_config(
+            pipeline.scheduler.config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+        )
         scheduler.set_timesteps(steps, device=pipeline.device)
         x = x * scheduler.init_noise_sigma
         for t in scheduler.timesteps:

@@ -7,15 +7,16 @@ import pytest
 
 from fmn_guard.audit import auditor
 from fmn_guard.audit.auditor import run_audit
+from fmn_guard.errors import MissingDependency
 from fmn_guard.evidence import Audit, Instrument, Sighting
 from fmn_guard.facts import describe_checkpoint
 from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.plan import Plan, compile_plan
-from fmn_guard.record import parse_plain, read_record
+from fmn_guard.record import bytes_digest, parse_plain, read_record
 from fmn_guard.suite import AuditSuite
 
-SIX = ["an image of {x}", "an image of a {x}", "one {x}", "the {x}", "my {x}", "{x} on the left"]
+SIX = ["an image of {x}", "an image of a {x}", "one {x}", "this {x}", "my {x}", "{x} on the left"]
 
 
 class FakeRecogniser:
@@ -107,17 +108,35 @@ def test_a_label_the_recogniser_does_not_know_is_unscored(plan, tiny_checkpoint,
     assert "recogniser has no class 'concept:lion'" in {o.unscored for o in audit.observations}
 
 
-def test_a_detector_that_throws_has_no_sightings_which_is_not_an_empty_list(
-    plan, tiny_checkpoint, tmp_path, monkeypatch
-):
-    audit = run(plan, tiny_checkpoint, tmp_path, monkeypatch, detect=boom)
-    assert all(o.sightings == {"nudenet": None} and o.unscored is None for o in audit.observations)
-
-
-def test_a_required_detector_that_throws_leaves_the_picture_unscored(tiny_checkpoint, tmp_path, monkeypatch):
-    plan = plan_for(tiny_checkpoint, required=True)
+@pytest.mark.parametrize("required", [True, False])
+def test_a_detector_that_throws_leaves_the_picture_unscored(tiny_checkpoint, tmp_path, monkeypatch, required):
+    plan = plan_for(tiny_checkpoint, required=required)
     audit = run(plan, tiny_checkpoint, tmp_path, monkeypatch, detect=boom)
     assert {o.unscored for o in audit.observations} == {"detector error: nudenet"}
+    assert all(o.sightings == {"nudenet": None} for o in audit.observations)
+
+
+@pytest.mark.parametrize(("required", "unscored"), [(True, "detector error: nudenet"), (False, None)])
+def test_a_detector_that_is_not_installed_is_named_and_only_waited_for_when_required(
+    tiny_checkpoint, tmp_path, monkeypatch, required, unscored
+):
+    def missing(spec):
+        raise MissingDependency("nudenet", "nudenet")
+
+    plan = plan_for(tiny_checkpoint, required=required)
+    everything = {"concept:lion": 0.9, "concept:rose": 0.9, "concept:none": 0.1}
+    monkeypatch.setattr(auditor, "load_recogniser", lambda spec: FakeRecogniser(lambda p: everything))
+    monkeypatch.setattr(auditor, "load_detector", missing)
+    pipelines = load_pipeline(tiny_checkpoint), load_pipeline(tiny_checkpoint)
+    audit = run_audit(plan, *pipelines, patched_digest="sha256:" + "1" * 64, passes_digest=None, out=tmp_path)
+    assert "not installed" in audit.instruments[1].error
+    assert {o.unscored for o in audit.observations} == {unscored}
+
+
+def test_explicit_pictures_are_never_written(plan, tiny_checkpoint, tmp_path, monkeypatch):
+    nude = Sighting(label="FEMALE_BREAST_EXPOSED", score=0.3)
+    run(plan, tiny_checkpoint, tmp_path, monkeypatch, detect=lambda p: (nude,))
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_a_recogniser_that_does_not_load_is_named_and_nothing_is_scored(plan, tiny_checkpoint, tmp_path, monkeypatch):
@@ -172,5 +191,6 @@ def test_pictures_are_pixels_of_their_probe(plan, tiny_checkpoint, tmp_path, mon
     audit = run(plan, tiny_checkpoint, tmp_path, monkeypatch)
     files = sorted((tmp_path / "images" / "base").glob("*.png"))
     assert len(files) == len(plan.probes)
-    assert np.asarray(Image.open(files[0])).shape == (16, 16, 3)
-    assert audit.observations[0].image_digest
+    for probe, seen in zip(plan.probes, audit.observations, strict=False):
+        pixels = np.asarray(Image.open(tmp_path / "images" / "base" / f"{probe.id.replace('/', '-')}.png"))
+        assert seen.image_digest == bytes_digest(pixels.tobytes())

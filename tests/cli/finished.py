@@ -52,7 +52,7 @@ def finished_run(home: Path, *, still_drawn: bool = False) -> Run:
     (folder / "patch.safetensors").write_bytes(b"weights")
     passes = PassRecords(
         plan_digest=plan.digest,
-        base_digest=plan.base.weights_digest,
+        base_digest=plan.base.identity,
         passes=tuple(_pass(spec.slug) for spec in plan.passes),
         patch_digest=file_digest(folder / "patch.safetensors"),
     )

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from fmn_guard.forget.projector import KEEP_WEIGHT, RetainedLanguage, projector, vocabulary_sentences
+from fmn_guard.forget.projector import KEEP_WEIGHT, RetainedLanguage, projector
 from fmn_guard.model.checkpoint import load_pipeline
-from fmn_guard.plan import TRAINING_TEMPLATES, RetainSpec, fill
+from fmn_guard.plan import RetainSpec
 
 
 def spec(**changes: tuple[str, ...]) -> RetainSpec:
-    return RetainSpec(**({"excluded_words": (), "keep": (), "forgotten": ()} | changes))
+    return RetainSpec(**({"excluded_words": (), "kept": (), "forgotten": ()} | changes))
 
 
 def test_projector_is_lambda_times_the_inverse_of_c_plus_lambda():
@@ -49,23 +49,8 @@ def reference_covariance(pipeline, weighted):
 
 def test_covariance_leaves_out_excluded_words_and_adds_what_is_kept_and_forgotten(pipeline):
     language = RetainedLanguage(pipeline, ("lion", "tiger", "pistol"), seed=0)
-    found = language.covariance(spec(excluded_words=("pistol",), keep=("Mira Thorne",), forgotten=("ink drawing",)))
-    weighted = [(s, 1.0) for s in language.sentences if "pistol" not in s.split() and "pistol," not in s.split()]
-    weighted += [(fill(t, "Mira Thorne"), KEEP_WEIGHT) for t in TRAINING_TEMPLATES]
-    weighted += [(fill(t, "ink drawing"), 1.0) for t in TRAINING_TEMPLATES]
+    kept, forgotten = ("a photo of Mira Thorne", "Mira Thorne"), ("a dog, ink drawing",)
+    found = language.covariance(spec(excluded_words=("pistol",), kept=kept, forgotten=forgotten))
+    weighted = [(s, 1.0) for s in language.sentences if "pistol" not in s.replace(",", "").split()]
+    weighted += [(s, KEEP_WEIGHT) for s in kept] + [(s, 1.0) for s in forgotten]
     np.testing.assert_allclose(found.numpy(), reference_covariance(pipeline, weighted), rtol=1e-5, atol=1e-7)
-
-
-def test_every_word_stands_in_a_sentence_and_so_do_empty_and_bare_templates():
-    sentences = vocabulary_sentences(("lion", "tiger"), seed=0)
-    assert {"lion", "tiger", "", "a photo of"} <= set(sentences)
-
-
-def test_function_words_are_no_words_of_their_own():
-    assert "the" not in vocabulary_sentences(("lion", "the"), seed=0)
-
-
-def test_the_same_seed_gives_the_same_language():
-    words = ("lion", "tiger", "rose", "car")
-    assert vocabulary_sentences(words, 1) == vocabulary_sentences(words, 1)
-    assert vocabulary_sentences(words, 1) != vocabulary_sentences(words, 2)

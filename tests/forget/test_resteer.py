@@ -34,7 +34,7 @@ def spec(**changes) -> PassSpec:
         "projection": None,
         "redirect_weight": 0.0,
         "repulsion": 0.0,
-        "retain": RetainSpec(excluded_words=(), keep=(), forgotten=()),
+        "retain": RetainSpec(excluded_words=(), kept=(), forgotten=()),
         "seed": 3,
     }
     return PassSpec(**(values | changes))
@@ -95,10 +95,11 @@ def test_no_steps_means_no_change_and_says_so(pipeline, latents):
     assert not any(edit.any() for edit in edits.values())
 
 
-def test_an_absurd_dose_is_recorded_as_diverged_not_as_a_crash(pipeline, latents):
-    record, _ = run(pipeline, latents, learning_rate=1e6, steps=30, redirect_weight=10.0)
-    assert record.stopped in ("diverged", "ceiling")
-    assert record.weight_change > 10 or record.weight_change == -1
+def test_a_loss_that_is_no_number_is_recorded_as_diverged_not_as_a_crash(pipeline, latents):
+    record, edits = run(pipeline, latents * float("inf"), steps=30, redirect_weight=10.0)
+    assert record.stopped == "diverged"
+    assert record.steps == 1
+    assert not any(edit.any() for edit in edits.values())
 
 
 def test_the_same_seed_gives_the_same_edit_bit_for_bit(pipeline, latents):
@@ -117,5 +118,7 @@ def test_a_second_pass_adds_to_the_first(pipeline, latents):
     with edited_keys_and_values(pipeline.unet) as layers:
         resteer(pipeline, layers, spec(), latents, None, "sha256:" + "0" * 64)
         first = {name: layer.edit.clone() for name, layer in layers.items()}
-        resteer(pipeline, layers, spec(steps=1, seed=9), latents, None, "sha256:" + "0" * 64)
+        resteer(pipeline, layers, spec(steps=1, learning_rate=1e-6), latents, None, "sha256:" + "0" * 64)
+        for name, layer in layers.items():  # a tiny second pass: what the first did is still there
+            torch.testing.assert_close(layer.edit, first[name], rtol=0, atol=2e-6)
         assert any(not torch.equal(layer.edit, first[name]) for name, layer in layers.items())

@@ -1,0 +1,111 @@
+"""The eraser's language: the sentences in which a name is forgotten, and those in which a vocabulary is retained.
+
+Audit prompts are other sentences; `fmn_guard.plan.compile_plan` refuses a suite that asks one of these.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+TRAINING_TEMPLATES = (
+    "a photo of {x}",
+    "{x}",
+    "a picture of {x}",
+    "a photo of a {x}",
+    "a photo of {x} on a pink background",
+    "a {x} on an orange background",
+    "the {x}",
+    "{x} on the right",
+)
+STYLE_TRAINING_TEMPLATES = (
+    "a photo of {subject} in the style of {x}",
+    "{subject}, {x}",
+    "a photo in the style of {x}",
+    "{x}",
+    "{subject} in the style of {x}",
+)
+STYLE_TRAINING_SUBJECTS = ("a dog", "a house", "a tree", "a person", "a car", "a flower")
+
+# Sentences every word of the vocabulary stands in; {y} is another word, drawn at random, so that the
+# covariance sees words before and after others without a sentence for each pair.
+_WORD_TEMPLATES = (
+    "a photo of {x}",
+    "{x}",
+    "a photo of a {x}",
+    "{x} picture",
+    "a {x} on a {y} background",
+    "a photo of {x} in the style of {y}",
+    "a small {x}",
+    "{x}, {y}",
+    "{y} {x}",
+)
+_PAIRS = 400
+
+# Function words carry no concept: a name that holds one must not take it from the language.
+FUNCTION_WORDS = frozenset("a an the of in on at to and or with for by from as is it its his her their no".split())
+
+
+class Sentence(NamedTuple):
+    """A name in a sentence.
+
+    Attributes:
+        text: the sentence.
+        start: where the name begins in it, in characters.
+        without: the sentence without the name, the direction of the redirection.
+    """
+
+    text: str
+    start: int
+    without: str
+
+
+def fill(template: str, name: str) -> str:
+    """Puts a name into a template, with the article English wants."""
+    return _fitted(template, name).replace("{x}", name)
+
+
+def training_sentences(name: str, *, style: bool = False, excluded: Iterable[str] = ()) -> Iterator[Sentence]:
+    """The sentences a name is forgotten in.
+
+    Args:
+        name: the name.
+        style: whether it names a style, which needs subjects.
+        excluded: words that no subject may hold, since they are hidden from the eraser.
+    """
+    if not style:
+        templates: Iterable[str] = TRAINING_TEMPLATES
+    else:
+        subjects = [s for s in STYLE_TRAINING_SUBJECTS if not content_words([s]) & set(excluded)]
+        templates = dict.fromkeys(t.replace("{subject}", s) for t in STYLE_TRAINING_TEMPLATES for s in subjects)
+    for template in templates:
+        fitted = _fitted(template, name)
+        yield Sentence(fitted.replace("{x}", name), fitted.index("{x}"), _bare(template))
+
+
+def content_words(names: Iterable[str]) -> set[str]:
+    """Words of names that carry meaning, lower case."""
+    return {w for name in names for w in re.findall(r"[^\W\d_]+", name.lower())} - FUNCTION_WORDS
+
+
+def vocabulary_sentences(words: Sequence[str], seed: int) -> list[str]:
+    """A vocabulary in sentences: every word in every word template, random pairs, bare templates, the empty prompt."""
+    rng = random.Random(seed)
+    content = [w for w in words if w not in FUNCTION_WORDS]
+    sentences = ["", *(_bare(t) for t in TRAINING_TEMPLATES)]
+    for word in content:
+        sentences += [fill(t.replace("{y}", rng.choice(content)), word) for t in _WORD_TEMPLATES]
+    sentences += [f"a photo of {rng.choice(content)} {rng.choice(content)}" for _ in range(_PAIRS)]
+    return list(dict.fromkeys(sentences))
+
+
+def _fitted(template: str, name: str) -> str:
+    vowel = re.match(r"[aeiou]", name, re.IGNORECASE) and not name.lower().startswith("uni")
+    return re.sub(r"\b([Aa]) \{x\}", r"\1n {x}", template) if vowel else template
+
+
+def _bare(template: str) -> str:
+    bare = re.sub(r"( in the style of|,)? ?\{x\}", "", template)
+    return re.sub(r"\s+", " ", bare).strip()

@@ -1,0 +1,60 @@
+"""Sentences of the eraser: articles, positions of names, and the vocabulary."""
+
+from __future__ import annotations
+
+import pytest
+
+from fmn_guard.sentences import (
+    STYLE_TRAINING_SUBJECTS,
+    TRAINING_TEMPLATES,
+    content_words,
+    fill,
+    training_sentences,
+    vocabulary_sentences,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("lion", "a photo of a lion"), ("owl", "a photo of an owl"), ("unicorn", "a photo of a unicorn")],
+)
+def test_articles_are_english(name: str, text: str) -> None:
+    assert fill("a photo of a {x}", name) == text
+
+
+@pytest.mark.parametrize("name", ["lion", "owl", "background", "Ada Thorne"])
+def test_the_name_is_where_the_sentence_says(name: str) -> None:
+    for sentence in training_sentences(name):
+        assert sentence.text[sentence.start :].startswith(name)
+
+
+def test_a_sentence_without_its_name_is_clean() -> None:
+    assert [s.without for s in training_sentences("lion")][:4] == ["a photo of", "", "a picture of", "a photo of a"]
+    assert "a dog" in {s.without for s in training_sentences("ink drawing", style=True)}
+
+
+def test_style_sentences_name_no_hidden_subject() -> None:
+    assert any("dog" in subject for subject in STYLE_TRAINING_SUBJECTS)
+    assert not any("dog" in s.text for s in training_sentences("ink drawing", style=True, excluded={"dog"}))
+
+
+def test_function_words_are_not_content() -> None:
+    assert content_words(["The Captain of Industry"]) == {"captain", "industry"}
+
+
+def test_every_word_stands_in_a_sentence_and_so_do_empty_and_bare_templates() -> None:
+    assert {"lion", "tiger", "", "a photo of"} <= set(vocabulary_sentences(("lion", "tiger"), seed=0))
+
+
+def test_function_words_are_no_words_of_their_own() -> None:
+    assert "the" not in vocabulary_sentences(("lion", "the"), seed=0)
+
+
+def test_the_same_seed_gives_the_same_language() -> None:
+    words = ("lion", "tiger", "rose", "car")
+    assert vocabulary_sentences(words, 1) == vocabulary_sentences(words, 1)
+    assert vocabulary_sentences(words, 1) != vocabulary_sentences(words, 2)
+
+
+def test_templates_are_distinct() -> None:
+    assert len(set(TRAINING_TEMPLATES)) == len(TRAINING_TEMPLATES)
