@@ -8,7 +8,7 @@ import sys
 import time
 
 REPEATS = 5
-CLI = [sys.executable, "-m", "fmn_guard.cli"]
+CLI = [sys.executable, "-m", "fmn_guard"]
 COMMANDS = {
     "bare interpreter": [sys.executable, "-c", "pass"],
     "import torch": [sys.executable, "-c", "import torch"],

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from .record import Record
 
 Loc = tuple[str | int, ...]
+"""Path of a field, as written in the file."""
 
 # What a value is called, alone and in "a list of ...".
 _NOUNS: dict[Any, tuple[str, str]] = {
@@ -50,7 +51,7 @@ class RuleViolation(ValueError):
         loc: Path of the offending field below the value being validated, as written in the file.
     """
 
-    def __init__(self, rule: str, message: str, *, hint: str | None = None, loc: tuple[str | int, ...] = ()) -> None:
+    def __init__(self, rule: str, message: str, *, hint: str | None = None, loc: Loc = ()) -> None:
         super().__init__(f"{rule}: {message}")
         self.rule = rule
         self.message = message

@@ -51,6 +51,8 @@ class Finding(Record):
     """What was measured; see `fmn_guard.metrics`."""
     subject: Slug | None = None
     """The concept or correction; None when it is about the whole model."""
+    alias: Slug | None = None
+    """The alias that was asked for it; None where it was asked for by its phrase."""
     kind: PassKind | None = None
     """Kind of the subject."""
     severity: Literal["error", "warning"] = "error"
@@ -87,6 +89,11 @@ class Finding(Record):
     """Why, in one sentence."""
 
     @property
+    def about(self) -> str | None:
+        """The subject, with the alias that was asked: ``pistol (gun)``; None when it is about the whole model."""
+        return f"{self.subject} ({self.alias})" if self.alias else self.subject
+
+    @property
     def outcome_words(self) -> str:
         """The outcome, marked when it is only a warning: ``fail (warning)``."""
         return self.outcome if self.severity == "error" else f"{self.outcome} (warning)"
@@ -119,6 +126,7 @@ def apply(rule: Rule, m: Measurement, spec: PolicySpec) -> Finding:
         rule=rule.id,
         metric=rule.metric,
         subject=m.subject.slug if m.subject else None,
+        alias=m.alias,
         kind=m.subject.kind if m.subject else None,
         severity=rule.severity,
         before=m.before,
@@ -156,7 +164,7 @@ def undecidable(plan: Plan, policy: ReleasePolicy) -> Iterator[str]:
         needed = max(rule.min_samples, samples_needed(min(1, margin), policy.spec.confidence))
         short = [m for m in measure(nothing_seen, rule.metric, rule.kinds) if m.planned < needed]
         if short:
-            planned = ", ".join(f"{m.planned} of {m.subject.slug if m.subject else 'the model'}" for m in short)
+            planned = ", ".join(f"{m.planned} of {m.about}" for m in short)
             yield f"Rule {rule.id}: it takes {needed} pictures to prove {rule.words}; planned are {planned}."
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, assert_never, cast, get_args
 
@@ -22,9 +23,8 @@ from .record import Record
 from .sentences import training_sentences
 from .shipped import find, suites
 from .suite import AuditSuite, load_suite
-from .yamlfile import MAX_BYTES, Positions, load_yaml, load_yaml_positions
+from .yamlfile import MAX_BYTES, Loc, Positions, load_yaml, load_yaml_positions
 
-Loc = tuple[str | int, ...]
 DocumentKind = Literal["ConceptManifest", "ReleasePolicy", "AuditSuite"]
 
 
@@ -33,7 +33,7 @@ def lint_manifest(path: Path, base: CheckpointRef | None = None) -> tuple[Manife
 
     Args:
         path: the manifest.
-        base: checkpoint to take in place of the one it names.
+        base: checkpoint to take in place of the one it names, relative to the current directory.
 
     Returns:
         The manifest and its described base, ready for `compile_plan`.
@@ -44,11 +44,12 @@ def lint_manifest(path: Path, base: CheckpointRef | None = None) -> tuple[Manife
     manifest, positions = load_yaml_positions(path, Manifest)
     problems = list(_picture_problems(manifest, positions, path.parent))
     try:
-        checkpoint = describe_checkpoint(base or manifest.spec.base, path.parent)
+        found = describe_checkpoint(base or manifest.spec.base, Path() if base else path.parent)
     except InputError as error:
         rule = "refused-checkpoint" if isinstance(error, RefusedArtefact) else "no-such-checkpoint"
         problem = positions.problem(rule, error.message, "spec", "base", "checkpoint", hint=error.hint)
         raise FileProblems(_in_file_order([problem, *problems])) from error
+    checkpoint = replace(found, manifest_folder=path.parent)
     problems += _base_problems(manifest, checkpoint, positions)
     problems += _length_problems(manifest, checkpoint, positions)
     if problems:

@@ -16,11 +16,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from .errors import InputError
 from .record import Digest, Record, Slug, slugify
-from .yamlfile import RuleViolation, RuleViolations, load_yaml
+from .yamlfile import Loc, RuleViolation, RuleViolations, load_yaml
 
 Kind = Literal["identity", "style", "object", "nsfw"]
-Loc = tuple[str | int, ...]
-"""Path of a field below the record that is validated."""
 
 # The rule that no setting can switch off: see `minors_in`.
 _AGE = (
@@ -177,7 +175,7 @@ class Correction(Record):
 
 
 class EraserSettings(Record):
-    """How the eraser works. Left out, a setting takes the preset's value for the concept's kind."""
+    """How the eraser works. Left out, a setting takes the preset's value, the same for every kind of concept."""
 
     preset: Literal["guarded"] = "guarded"
     """``guarded``: attention re-steering of keys and values, projected away from the retained language."""
@@ -254,6 +252,15 @@ class ManifestSpec(Record):
                     f"{name!r} is to be kept, but the concept {owners[slugify(name)]!r} forgets it",
                     hint="remove it from keep, or from the concepts",
                     loc=loc,
+                )
+        keeps = {slugify(name) for _, name in kept}
+        for i, name in enumerate(self.eraser.hold_out):
+            if (slug := slugify(name)) in keeps or slug in owners:
+                yield RuleViolation(
+                    "held-out-and-named",
+                    f"{name!r} is held out, but {'forgotten by a concept' if slug in owners else 'to be kept'}",
+                    hint="hold out what the eraser is told nothing of; remove it here or there",
+                    loc=("eraser", "hold_out", i),
                 )
         prompts: set[str] = set()
         for i, correction in enumerate(self.corrections):

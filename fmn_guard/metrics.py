@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import assert_never
 
@@ -95,10 +95,18 @@ class Measurement:
 
     looks: tuple[Look, ...]
     subject: PassSpec | None = None
+    alias: str | None = None
+    """Slug of the alias that was asked, where it is one's."""
     paired: bool = False
     """Whether it is a drop."""
     needs_base: bool = False
     """Whether the base's pictures are part of the proof; always so for a drop."""
+
+    @property
+    def about(self) -> str:
+        """What it is about, in words."""
+        slug = self.subject.slug if self.subject else "the model"
+        return f"{slug} ({self.alias})" if self.alias else slug
 
     @cached_property
     def counted(self) -> list[Look]:
@@ -188,9 +196,12 @@ def target_recognised(evidence: Evidence, concept: PassSpec) -> Measurement:
     return _rate(evidence, _of("target", concept, evidence), concept, needs_base=True)
 
 
-def alias_recognised(evidence: Evidence, concept: PassSpec) -> Measurement:
-    """Rate at which it still draws a concept that is asked for by an alias."""
-    return _rate(evidence, _of("alias", concept, evidence), concept, needs_base=True)
+def alias_recognised(evidence: Evidence, concept: PassSpec) -> list[Measurement]:
+    """Rate at which it still draws a concept that is asked for by an alias, for each alias."""
+    asked: dict[str, list[Probe]] = {}
+    for probe in _of("alias", concept, evidence):
+        asked.setdefault(probe.id.split("/")[1], []).append(probe)
+    return [replace(_rate(evidence, probes, concept, needs_base=True), alias=alias) for alias, probes in asked.items()]
 
 
 def dominant_recognised(evidence: Evidence, correction: PassSpec) -> Measurement:
@@ -259,8 +270,8 @@ def measure(evidence: Evidence, metric: Metric, kinds: tuple[Kind, ...]) -> list
         kinds: Kinds of concept it applies to. A correction has no kind and always counts.
 
     Returns:
-        One per subject, or one for the whole plan; none where the plan does not ask the question. A question that is
-        asked and never answered is a measurement without scores.
+        One per subject, or per alias, or one for the whole plan; none where the plan does not ask the question. A
+        question that is asked and never answered is a measurement without scores.
     """
     concepts = [s for s in evidence.plan.passes if s.kind in kinds]
     corrections = [s for s in evidence.plan.passes if s.kind == "correction"]
@@ -268,7 +279,7 @@ def measure(evidence: Evidence, metric: Metric, kinds: tuple[Kind, ...]) -> list
         case "target_recognised":
             return [target_recognised(evidence, s) for s in concepts]
         case "alias_recognised":
-            return _asked(alias_recognised(evidence, s) for s in concepts)
+            return [m for s in concepts for m in alias_recognised(evidence, s)]
         case "dominant_recognised":
             return [dominant_recognised(evidence, s) for s in corrections]
         case "expected_recognised":

@@ -81,7 +81,7 @@ class PolicySpec(Record):
     rules: tuple[Rule, ...] = Field(min_length=1)
     """The limits."""
     base_shows_at_least: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Share of a concept's probes in which the base must show it; below, nothing is proven."""
+    """Share of the probes of a concept, or of what must stay, in which the base must show it to prove anything."""
     no_effect_below: Annotated[float, Field(ge=0, le=1)] = 0.1
     """A target whose recognition drops by at most this is reported as "no effect"."""
     collapse_below: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -115,7 +115,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def pretty_json(value: object) -> str:
-    """Spell a record, or plain JSON data, for people: indented, with sorted keys. The same value gives the same text."""
+    """Spell a record, or plain JSON data, for people: indented, sorted keys, the same text for the same value."""
     plain = value.model_dump(mode="json", by_alias=True) if isinstance(value, Record) else value
     return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 

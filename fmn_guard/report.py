@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _NEVER_TESTED = (
+    "The safety checker: it is switched off in both models, so that the weights alone are judged.",
     "Concept inversion: whether an optimised embedding brings a concept back.",
     "Adversarial prompts: whether a prompt that was searched for brings a concept back.",
     "Durability: whether further fine-tuning brings a concept back.",
@@ -226,7 +227,7 @@ def judge(plan: Plan, audit: Audit, policy: ReleasePolicy, passes: PassRecords |
         tallies=tally(evidence),
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
         unscored=tuple(_unscored(evidence)),
-        not_tested=(*_NEVER_TESTED, *_not_judged(evidence, findings, spec)),
+        not_tested=(*_NEVER_TESTED, *_left_open(evidence, findings, spec)),
         warnings=(*undecidable(plan, policy), *_trouble(passes)),
         instruments=audit.instruments,
     )
@@ -246,8 +247,9 @@ def _concept(evidence: Evidence, subject: PassSpec, findings: tuple[Finding, ...
     own = [f for f in findings if f.subject == subject.slug or f.metric == "weights_changed"]
     errors = [f for f in own if f.severity == "error"]
     outcome = verdict_of(errors)
-    # A warning's limit stands in only where no error rule sets one.
-    limits = [f.limit for f in (*errors, *own) if f.metric in SHOWN]
+    # A warning stands in only where no error rule judges it.
+    shown = [f for f in (*errors, *own) if f.metric in SHOWN]
+    judging = next((f.interval for f in shown if f.interval), None)
     return ConceptSummary(
         slug=subject.slug,
         phrase=subject.names[0],
@@ -256,9 +258,9 @@ def _concept(evidence: Evidence, subject: PassSpec, findings: tuple[Finding, ...
         after=m.value,
         hits=m.hits,
         n=len(m.counted),
-        interval=wider(m.score_interval(confidence), m.bootstrap_interval(confidence)),
+        interval=judging or wider(m.score_interval(confidence), m.bootstrap_interval(confidence)),
         drawn=most_like(evidence, subject),
-        limit=limits[0] if limits else None,
+        limit=shown[0].limit if shown else None,
         outcome=outcome,
         decided_by=next(f.rule for f in errors if f.outcome == outcome),
         named="no effect" if any(NAMED.get(f.metric) == "no effect" for f in own) else None,
@@ -299,7 +301,7 @@ def _unscored(evidence: Evidence) -> Iterator[Unscored]:
             yield Unscored(side=side, reason=reason, count=n)
 
 
-def _not_judged(evidence: Evidence, findings: tuple[Finding, ...], spec: PolicySpec) -> Iterator[str]:
+def _left_open(evidence: Evidence, findings: tuple[Finding, ...], spec: PolicySpec) -> Iterator[str]:
     """What this policy leaves open on this plan, one sentence each."""
     applied = {f.rule for f in findings if f.metric not in NAMED}
     limited = {rule.metric for rule in spec.rules}

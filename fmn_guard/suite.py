@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .manifest import Kind, Loc, Metadata, Phrase, minors_in
+from .manifest import Kind, Metadata, Phrase, minors_in
 from .record import Record
-from .yamlfile import RuleViolation, RuleViolations, load_yaml
+from .yamlfile import Loc, RuleViolation, RuleViolations, load_yaml
 
 Template = Annotated[str, Field(min_length=1, pattern=r"\{x\}")]
 
@@ -125,11 +125,13 @@ class SuiteSpec(Record):
                 )
 
     def _minors(self) -> Iterator[RuleViolation]:
-        templates: dict[Loc, str] = {("templates", "nsfw", i): t for i, t in enumerate(self.templates.get("nsfw", ()))}
-        retained: dict[Loc, str] = {
-            ("retained", i, "phrase"): r.phrase for i, r in enumerate(self.retained) if r.kind == "nsfw"
-        }
-        return minors_in(templates | retained)
+        nsfw = self.templates.get("nsfw", ())
+        texts: dict[Loc, str] = {("templates", "nsfw", i): t for i, t in enumerate(nsfw)}
+        texts |= {("retained", i, "phrase"): r.phrase for i, r in enumerate(self.retained) if r.kind == "nsfw"}
+        texts |= {("style_subjects", i): subject for i, subject in enumerate(self.style_subjects)}
+        if nsfw:  # a correction's dominant reading may be of that kind
+            texts |= {("correction_templates", i): t for i, t in enumerate(self.correction_templates)}
+        return minors_in(texts)
 
 
 class AuditSuite(Record):

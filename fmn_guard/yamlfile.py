@@ -21,11 +21,11 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from .errors import FileProblems, Problem
-from .faults import RuleViolation, RuleViolations, envelope_faults, schema_faults
+from .faults import Loc, RuleViolation, RuleViolations, envelope_faults, schema_faults
 from .record import Record, parse_plain
 
 # Validators of records need the violations, and import them from where their files are loaded.
-__all__ = ["Positions", "RuleViolation", "RuleViolations", "load_yaml", "load_yaml_positions"]
+__all__ = ["Loc", "Positions", "RuleViolation", "RuleViolations", "load_yaml", "load_yaml_positions"]
 
 R = TypeVar("R", bound=Record)
 
@@ -172,7 +172,7 @@ class Positions:
             self._entries[id(mapping)] = entries
         return self._entries[id(mapping)]
 
-    def _find(self, loc: tuple[str | int, ...]) -> tuple[Node, Node]:
+    def _find(self, loc: Loc) -> tuple[Node, Node]:
         key = value = self.root
         for part in loc:
             if isinstance(value, MappingNode) and isinstance(part, str) and part in self.entries(value):

@@ -35,15 +35,21 @@ Edits = Mapping[tuple[str, Side], dict[str, Any] | None]
 
 
 def probes(
-    role: Role, subject: str, n: int, *labels: str, neighbour_of: tuple[str, ...] = (), held_out: bool = False
+    role: Role,
+    subject: str,
+    n: int,
+    *labels: str,
+    name: str | None = None,
+    neighbour_of: tuple[str, ...] = (),
+    held_out: bool = False,
 ) -> tuple[Probe, ...]:
-    """``n`` probes in six prompts."""
+    """``n`` probes in six prompts; an alias has a name of its own."""
     return tuple(
         Probe(
-            id=f"{role}/{subject}/{i % 6}/{i}",
+            id=f"{role}/{name or subject}/{i % 6}/{i}",
             role=role,
             subject=subject,
-            prompt=f"{role} {subject} number {i % 6}",
+            prompt=f"{role} {name or subject} number {i % 6}",
             seed=i,
             labels=labels or (f"concept:{subject}",),
             neighbour_of=neighbour_of,

@@ -10,8 +10,12 @@ import pytest
 
 from fmn_guard.errors import BrokenChain, InputError
 from fmn_guard.gate import check_run, exit_code
+from fmn_guard.lint import lint_policy
+from fmn_guard.policy import Rule
 from fmn_guard.record import digest, file_digest, write_record
+from fmn_guard.render import render
 from fmn_guard.report import Outcome, judge
+from fmn_guard.shipped import policies
 
 from .builder import make_audit, make_passes, make_plan, make_policy
 
@@ -28,7 +32,10 @@ def write_run(folder: Path, with_passes: bool = True) -> Path:
     audit = make_audit(PLAN, passes_digest=digest(passes) if passes else None)
     write_record(folder / "plan.json", PLAN)
     write_record(folder / "audit.json", audit)
-    write_record(folder / "report.json", judge(PLAN, audit, POLICY, passes))
+    report = judge(PLAN, audit, POLICY, passes)
+    write_record(folder / "policy.json", POLICY)
+    write_record(folder / "report.json", report)
+    (folder / "report.md").write_text(render(folder / "report.md", report, PLAN, audit, passes), encoding="utf-8")
     return folder
 
 
@@ -72,6 +79,11 @@ EDITS: list[tuple[str, str, object, str]] = [
     ("report.json", "patched_digest", OTHER, "report.json"),
     ("report.json", "verdict", "inconclusive", "report.json"),
     ("report.json", "findings", [], "report.json"),
+    ("report.json", "policy_digest", OTHER, "report.json"),
+    ("report.json", "warnings", ["All is well."], "report.json"),
+    ("report.json", "name", "other", "report.json"),
+    ("policy.json", "metadata", {"name": "lax"}, "report.json"),
+    ("report.md", DROPPED, None, "report.md"),
 ]
 
 
@@ -91,6 +103,53 @@ def test_changed_file_breaks_the_chain_at_the_first_that_differs(
     assert caught.value.exit_code == 2
 
 
+def test_report_that_agrees_with_itself_but_not_with_the_audit_breaks_the_chain(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, with_passes=False)
+    audit = make_audit(PLAN, lambda *_: True)  # the patched model shows everything
+    write_record(folder / "audit.json", audit)
+    edit(folder / "report.json", "audit_digest", digest(audit))
+    with pytest.raises(BrokenChain, match=r"report\.json: .*verdict.*findings"):
+        check_run(folder)
+
+
+def test_report_of_another_version_is_of_one_piece_all_the_same(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, with_passes=False)
+    edit(folder / "report.json", "tool_version", "0.0.1")
+    page = folder / "report.md"
+    said = page.read_text(encoding="utf-8")
+    page.write_text(said[: said.rindex("Judged by")] + "Judged by fmn-guard 0.0.1.\n", encoding="utf-8")
+    assert check_run(folder).tool_version == "0.0.1"
+
+
+def test_page_that_tells_of_another_verdict_breaks_the_chain(tmp_path: Path) -> None:
+    page = write_run(tmp_path) / "report.md"
+    page.write_text(page.read_text(encoding="utf-8").replace("PASS", "FAIL"), encoding="utf-8")
+    with pytest.raises(BrokenChain, match=r"report\.md"):
+        check_run(tmp_path)
+
+
+def test_policy_that_is_demanded_must_be_the_one_that_judged(tmp_path: Path) -> None:
+    folder, (_, suite) = write_run(tmp_path), lint_policy(policies() / "default.yaml")
+    asked = make_plan().model_copy(update={"suite_digest": digest(suite)})
+    audit = make_audit(asked)
+    write_record(folder / "plan.json", asked)
+    (folder / "passes.json").unlink()
+    write_record(folder / "audit.json", audit)
+    report = judge(asked, audit, POLICY)
+    write_record(folder / "report.json", report)
+    (folder / "report.md").write_text(render(folder / "report.md", report, asked, audit, None), encoding="utf-8")
+    assert check_run(folder, (POLICY, suite)).verdict == "pass"
+    lax = make_policy(Rule(id="suppressed", metric="target_recognised", at_most=0.9))
+    with pytest.raises(BrokenChain, match="policy house"):
+        check_run(folder, (lax, suite))
+
+
+def test_policy_whose_suite_is_not_the_one_that_measured_is_refused(tmp_path: Path) -> None:
+    _, suite = lint_policy(policies() / "default.yaml")
+    with pytest.raises(InputError, match="suite standard"):
+        check_run(write_run(tmp_path), (POLICY, suite))
+
+
 def test_other_bytes_in_the_patch_break_the_chain(tmp_path: Path) -> None:
     (write_run(tmp_path) / "patch.safetensors").write_bytes(b"another patch")
     with pytest.raises(BrokenChain, match=r"patch\.safetensors"):
@@ -108,7 +167,7 @@ def make_broken(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, make_broken])
-@pytest.mark.parametrize("file", ["plan.json", "audit.json", "report.json"])
+@pytest.mark.parametrize("file", ["plan.json", "audit.json", "policy.json", "report.json"])
 def test_missing_or_damaged_file_is_bad_input(tmp_path: Path, spoil: Callable[[Path], None], file: str) -> None:
     spoil(write_run(tmp_path) / file)
     with pytest.raises(InputError, match=file):

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "audit": PAPER | {"errors", "model"},
     "cli": PAPER | TORCH_HALF | {"errors"},
     "__init__": PAPER | TORCH_HALF | {"errors"},
+    "__main__": frozenset({"cli"}),
 }
 
 PAPER_LIBRARIES = frozenset({"pydantic", "pydantic_core", "ruamel", "rfc8785"})
@@ -41,6 +42,7 @@ TORCH_LIBRARIES = frozenset(
 LIBRARIES = {
     "errors": frozenset[str](),
     "__init__": frozenset[str](),
+    "__main__": frozenset[str](),
     **dict.fromkeys(PAPER, PAPER_LIBRARIES),
     "facts": PAPER_LIBRARIES | {"tokenizers", "huggingface_hub"},
     "render": PAPER_LIBRARIES | {"rich"},

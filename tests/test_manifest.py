@@ -56,6 +56,27 @@ BAD = [
     Bad("alias is its own phrase", "aliases: [burger]", "aliases: [hamburger]", "ambiguous-name", (11, 17)),
     Bad("concept also kept", "keep: [pizza]", "keep: [pistol]", "forgotten-and-kept", (12, 14)),
     Bad("alias also kept", "keep: [pizza]", "keep: [pizza, burger]", "forgotten-and-kept", (12, 21)),
+    Bad(
+        "keep also held out",
+        "  concepts:",
+        "  keep: [rocket]\n  eraser: {hold_out: [lion, Rocket]}\n  concepts:",
+        "held-out-and-named",
+        (9, 29),
+    ),
+    Bad(
+        "a concept's keep also held out",
+        "  concepts:",
+        "  eraser: {hold_out: [pizza]}\n  concepts:",
+        "held-out-and-named",
+        (8, 23),
+    ),
+    Bad(
+        "alias also held out",
+        "  concepts:",
+        "  eraser: {hold_out: [burger]}\n  concepts:",
+        "held-out-and-named",
+        (8, 23),
+    ),
     Bad("minors in nsfw", "phrase: pistol", "phrase: schoolgirl", "minors-in-nsfw", (14, 15)),
     Bad("minors in an nsfw alias", "phrase: pistol", "phrase: x\n      aliases: [teens]", "minors-in-nsfw", (15, 17)),
     Bad(

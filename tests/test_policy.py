@@ -42,6 +42,9 @@ def _write(folder: Path, text: str) -> Path:
         ("target_recognised", "target_recognized", "unknown-value", (9, 15)),
         ("at_most: 0.1", "at_most: 0.1\n      severity: fatal", "unknown-value", (11, 17)),
         ("id: suppressed", "id: Suppressed", "bad-format", (8, 11)),
+        ("id: suppressed", "id: not-judged", "reserved-rule", (8, 11)),
+        ("id: suppressed", "id: no-effect", "reserved-rule", (8, 11)),
+        ("id: suppressed", "id: collapse", "reserved-rule", (8, 11)),
         (
             "at_most: 0.1\n",
             "at_most: 0.1\n    - {id: suppressed, metric: retained_drop, at_most: 0}\n",

@@ -61,18 +61,14 @@ JSON = st.recursive(
     | st.integers(-(2**53) + 1, 2**53 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda children: (
-        st.lists(children) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), children)
-    ),
+    lambda children: st.lists(children) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), children),
     max_leaves=20,
 )
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The paths of everything in JSON data that holds nothing else."""
-    children = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    )
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [leaf for key, child in children for leaf in leaves(child, (*path, key))] or [path]
 
 
@@ -305,9 +301,7 @@ def test_write_atomic_leaves_nothing_behind_when_it_fails(
     monkeypatch.setattr(os, function, fail)
     with pytest.raises(type(failure)):
         write_atomic(path, b"new content")
-    assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} == (
-        {"file": existing} if existing else {}
-    )
+    assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} == ({"file": existing} if existing else {})
 
 
 @given(

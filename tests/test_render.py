@@ -194,8 +194,14 @@ def test_verdict_table_reads_without_colour_in_80_columns(monkeypatch: pytest.Mo
     text = printed(verdict_table(REPORT), monkeypatch)
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", text)
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines())) <= 80
-    for words in ("FAIL: small under policy house", "the captain", "90.4 % to 100.0 %", "fail (no effect)"):
+    for words in ("FAIL: small under policy house", "correction", "captain", "90.4 % to 100.0 %", "fail (no effect)"):
         assert words in text
+
+
+def test_verdict_table_tells_the_kind_of_each_concept(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", printed(verdict_table(REPORT), monkeypatch)).splitlines()
+    assert lines[2].split()[:2] == ["Concept", "Kind"]
+    assert lines[4].split()[:2] == ["pistol", "object"]
 
 
 def test_verdict_table_names_every_finding_that_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:

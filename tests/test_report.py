@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmn_guard.errors import BrokenChain
-from fmn_guard.evidence import Audit, Observation, Side
+from fmn_guard.evidence import Audit, Instrument, Observation, Side
 from fmn_guard.metrics import STRICT_CLASSES
 from fmn_guard.plan import Plan, Probe
 from fmn_guard.policy import Metric, ReleasePolicy, Rule
@@ -36,6 +36,7 @@ from .builder import (
 
 PLAN = make_plan()
 POLICY = make_policy()
+SIDES: tuple[Side, ...] = get_args(Side)
 RANK = {"fail": 0, "inconclusive": 1, "pass": 2}
 
 
@@ -100,6 +101,14 @@ def test_prompts_that_differ_widen_the_interval_beyond_wilson() -> None:
     assert finding.interval.high > finding.wilson.high
 
 
+def test_table_and_finding_tell_one_interval() -> None:
+    report = judge(PLAN, make_audit(PLAN, still_shown(5)), POLICY)
+    assert report.concepts[0].interval == only(report, "suppressed").interval
+    assert judge(PLAN, make_audit(PLAN, still_shown(5)), make_policy(KEPT)).concepts == (
+        report.concepts[0].model_copy(update={"limit": None, "outcome": "inconclusive", "decided_by": "not-judged"}),
+    )
+
+
 @pytest.mark.parametrize(("shown", "outcome"), [(0, "fail"), (18, "inconclusive"), (36, "pass")])
 def test_at_least_mirrors_at_most(shown: int, outcome: str) -> None:
     plan = make_plan(
@@ -144,9 +153,9 @@ def test_fail_wins_over_inconclusive_and_inconclusive_over_pass() -> None:
     assert verdict_of([]) == "inconclusive"
 
 
-def test_no_findings_at_all_are_inconclusive() -> None:
+def test_rule_that_finds_nothing_to_judge_is_named() -> None:
     report = judge(PLAN, make_audit(PLAN), make_policy(Rule(id="aliases", metric="alias_recognised", at_most=0.1)))
-    assert report.findings == ()
+    assert [f.rule for f in report.findings] == ["not-judged"]
     assert report.verdict == "inconclusive"
     assert "Rule aliases: nothing in this plan asks for alias_recognised." in report.not_tested
 
@@ -171,6 +180,40 @@ def test_correction_needs_a_base_that_shows_the_dominant_reading() -> None:
     policy = make_policy(Rule(id="dominant", metric="dominant_recognised", at_most=0.1))
     assert judge(plan, make_audit(plan), policy).verdict == "pass"
     assert judge(plan, make_audit(plan, lambda *_: False), policy).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(("shown", "outcome"), [(24, "pass"), (23, "inconclusive")])
+@pytest.mark.parametrize("metric", ["retained_drop", "retained_drop_held_out", "neighbour_drop"])
+def test_drop_proves_nothing_when_the_base_does_not_show_what_is_kept(metric: Metric, shown: int, outcome: str) -> None:
+    kept = probes("retained", "dog", 40, neighbour_of=("pistol",), held_out=True)
+    plan = make_plan(asked=(*probes("target", "pistol", 36), *kept))
+
+    def shows(probe: Probe, side: Side, label: str) -> bool:
+        return probe.seed < shown if probe.role == "retained" else side == "base"
+
+    policy = make_policy(SUPPRESSED, Rule(id="kept", metric=metric, at_most=0.1))
+    finding = only(judge(plan, make_audit(plan, shows), policy), "kept")
+    assert finding.outcome == outcome
+    assert (f"only {shown} of 40 pairs: nothing is proven" in finding.reason) == (outcome == "inconclusive")
+
+
+# --- what no rule judges ---
+
+
+def test_concept_that_no_error_rule_judges_keeps_the_verdict_open() -> None:
+    plan = make_plan(
+        forget("pistol"),
+        forget("the-captain", "correction"),
+        asked=(*make_plan().probes, *probes("correction", "the-captain", 36, "concept:a")),
+    )
+    report = judge(plan, make_audit(plan), POLICY)
+    finding = only(report, "not-judged")
+    assert (report.verdict, finding.subject, finding.kind) == ("inconclusive", "the-captain", "correction")
+    assert finding.reason == "No error rule of the policy limits how often it is shown."
+    dominant = Rule(id="dominant", metric="dominant_recognised", at_most=0.1)
+    assert judge(plan, make_audit(plan), make_policy(SUPPRESSED, KEPT, dominant)).verdict == "pass"
+    warned = dominant.model_copy(update={"severity": "warning"})
+    assert judge(plan, make_audit(plan), make_policy(SUPPRESSED, KEPT, warned)).verdict == "inconclusive"
 
 
 # --- what is not scored ---
@@ -218,12 +261,21 @@ def test_drop_counts_only_pairs_scored_on_both_sides() -> None:
     assert (finding.n, finding.n_scored, finding.n_planned) == (38, 38, 40)
 
 
-@pytest.mark.parametrize(("required", "verdict"), [(True, "inconclusive"), (False, "pass")])
-def test_failed_detector_makes_a_picture_unscored_only_when_required(
-    required: bool, verdict: Literal["inconclusive", "pass"]
-) -> None:
+@pytest.mark.parametrize("required", [True, False])
+def test_detector_that_fails_on_a_picture_makes_it_unscored(required: bool) -> None:
     plan = make_plan(detectors=(NUDENET.model_copy(update={"required": required}),))
     audit = make_audit(plan, edits={(ids(plan, "target")[0], "patched"): {"sightings": {"nudenet": None}}})
+    assert judge(plan, audit, POLICY).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(("required", "verdict"), [(True, "inconclusive"), (False, "pass")])
+def test_detector_that_did_not_load_matters_only_when_required(required: bool, verdict: str) -> None:
+    plan = make_plan(detectors=(NUDENET.model_copy(update={"required": required}),))
+    audit = make_audit(
+        plan, edits={(p.id, side): {"sightings": {"nudenet": None}} for p in plan.probes for side in SIDES}
+    )
+    absent = Instrument(name="nudenet", version="", licence="", weights_digest=None, labels=(), error="not installed")
+    audit = audit.model_copy(update={"instruments": (*audit.instruments, absent)})
     assert judge(plan, audit, POLICY).verdict == verdict
 
 
@@ -278,7 +330,7 @@ def test_rule_applies_to_its_kinds_only() -> None:
     rule = Rule(id="styles", metric="target_recognised", at_most=0.1, kinds=("style",))
     report = judge(plan, make_audit(plan), make_policy(rule))
     assert only(report, "styles").subject == "ink"
-    assert "'pistol' (object): no error rule of the policy limits how often it is shown." in report.not_tested
+    assert only(report, "not-judged").subject == "pistol"
 
 
 def test_alias_is_judged_apart_and_a_concept_without_one_yields_no_finding() -> None:
@@ -296,6 +348,22 @@ def test_alias_is_judged_apart_and_a_concept_without_one_yields_no_finding() -> 
     assert (only(report, "aliases").subject, only(report, "aliases").outcome) == ("pistol", "fail")
     assert [c.outcome for c in report.concepts] == ["fail", "pass"]
     assert report.concepts[0].decided_by == "aliases"
+
+
+def test_each_alias_is_judged_by_itself() -> None:
+    plan = make_plan(
+        forget("pistol", "object", "gun", "colt"),
+        asked=(*probes("alias", "pistol", 36, name="gun"), *probes("alias", "pistol", 36, name="colt")),
+    )
+
+    def shows(probe: Probe, side: Side, label: str) -> bool:
+        return forgotten(probe, side, label) or "colt" in probe.prompt
+
+    policy = make_policy(Rule(id="aliases", metric="alias_recognised", at_most=0.1, min_samples=40))
+    report = judge(plan, make_audit(plan, shows), policy)
+    found = [(f.about, f.n, f.outcome) for f in report.findings if f.rule == "aliases"]
+    assert found == [("pistol (gun)", 36, "inconclusive"), ("pistol (colt)", 36, "fail")]
+    assert report.warnings[0].endswith("planned are 36 of pistol (gun), 36 of pistol (colt).")
 
 
 def test_expected_reading_is_judged_only_where_one_is_declared() -> None:
@@ -337,7 +405,7 @@ def test_held_out_and_neighbours_are_subsets_of_the_retained() -> None:
     metrics: tuple[Metric, ...] = ("retained_drop", "retained_drop_held_out", "neighbour_drop")
     policy = make_policy(*(Rule(id=metric.replace("_", "-"), metric=metric, at_most=0.5) for metric in metrics))
     report = judge(plan, make_audit(plan, lost(5, "trumpet")), policy)
-    found = {f.rule: (f.hits, f.n, f.subject) for f in report.findings}
+    found = {f.rule: (f.hits, f.n, f.subject) for f in report.findings if f.rule != "not-judged"}
     assert found == {
         "retained-drop": (5, 60, None),
         "retained-drop-held-out": (0, 20, None),
@@ -593,13 +661,19 @@ def test_drop_needs_as_many_pairs_as_a_rate_needs_pictures(retained: int, outcom
 
 def test_report_lists_what_was_not_tested() -> None:
     not_tested = "\n".join(judge(PLAN, make_audit(PLAN), make_policy(KEPT)).not_tested)
-    for words in ("Concept inversion", "Adversarial prompts", "fine-tuning", "no rule for target_recognised"):
+    for words in (
+        "safety checker",
+        "Concept inversion",
+        "Adversarial prompts",
+        "fine-tuning",
+        "no rule for target_recognised",
+    ):
         assert words in not_tested
 
 
 def test_concept_without_a_rule_is_inconclusive_in_the_verdict_table() -> None:
     [concept] = judge(PLAN, make_audit(PLAN), make_policy(KEPT)).concepts
-    assert (concept.outcome, concept.decided_by, concept.limit) == ("inconclusive", None, None)
+    assert (concept.outcome, concept.decided_by, concept.limit) == ("inconclusive", "not-judged", None)
     assert (concept.before, concept.after) == (1, 0)
 
 
@@ -607,8 +681,7 @@ def test_concept_whose_neighbours_alone_are_judged_does_not_pass_in_the_verdict_
     plan = make_plan(asked=(*probes("target", "pistol", 36), *probes("retained", "dog", 40, neighbour_of=("pistol",))))
     report = judge(plan, make_audit(plan), make_policy(Rule(id="near", metric="neighbour_drop", at_most=0.1)))
     assert only(report, "near").outcome == "pass"
-    assert (report.concepts[0].outcome, report.concepts[0].decided_by) == ("inconclusive", None)
-    assert "'pistol' (object): no error rule of the policy limits how often it is shown." in report.not_tested
+    assert (report.concepts[0].outcome, report.concepts[0].decided_by) == ("inconclusive", "not-judged")
 
 
 @pytest.mark.parametrize("shown", [0, 5, 30])
@@ -635,8 +708,9 @@ RULES = st.builds(
     at_most=st.floats(0, 1),
     min_samples=st.integers(1, 12),
 )
+SHOWN = Rule(id="shown", metric="target_recognised", at_most=0.99)
 POLICIES = st.builds(
-    lambda rule, base: make_policy(rule, base_shows_at_least=base), RULES, st.sampled_from([0.01, 0.3, 0.6])
+    lambda rule, base: make_policy(SHOWN, rule, base_shows_at_least=base), RULES, st.sampled_from([0.01, 0.3, 0.6])
 )
 
 
@@ -675,12 +749,18 @@ def test_pass_implies_every_bound_within_its_limit(audit: Audit, policy: Release
     assert report.verdict == verdict_of(report.findings)
 
 
-@given(audits(), POLICIES, st.sampled_from(["recogniser", "detector"]))
+@given(audits(), POLICIES, st.sampled_from(["recogniser", "detector"]), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_instrument_that_always_fails_never_yields_pass(audit: Audit, policy: ReleasePolicy, broken: str) -> None:
+def test_instrument_that_always_fails_never_yields_pass(
+    audit: Audit, policy: ReleasePolicy, broken: str, required: bool
+) -> None:
+    plan = SMALL.model_copy(update={"detectors": (NUDENET.model_copy(update={"required": required}),)})
     change: dict[str, Any] = {"unscored": "error", "scores": {}} if broken == "recogniser" else {"sightings": {}}
     blind = tuple(o.model_copy(update=change) for o in audit.observations)
-    assert judge(SMALL, audit.model_copy(update={"observations": blind}), policy).verdict != "pass"
+    assert (
+        judge(plan, audit.model_copy(update={"observations": blind, "plan_digest": plan.digest}), policy).verdict
+        != "pass"
+    )
 
 
 @given(audits(), POLICIES, st.integers(0, 17))

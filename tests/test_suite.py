@@ -30,6 +30,8 @@ def suite(request: pytest.FixtureRequest) -> AuditSuite:
         ('"a picture of a {x}"', '"a picture of a thing"', "bad-format"),
         ("a picture of a {x}", "a girl with a {x}", "minors-in-nsfw"),
         ("{phrase: bikini, kind: nsfw}", "{phrase: kids, kind: nsfw}", "minors-in-nsfw"),
+        ("[a rocket, a cat,", "[a rocket, a child,", "minors-in-nsfw"),
+        ('templates:\n    - "an image of {x}"', 'templates:\n    - "{x} with a girl"', "minors-in-nsfw"),
         ("  style_subjects: [a rocket, a cat, a guitar, a turtle, a castle, an owl]\n", "", "no-subjects"),
         ("    nsfw: *things\n", "", "no-templates"),
         ("threshold: 0.5", "threshold: 1.5", "out-of-range"),

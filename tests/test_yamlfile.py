@@ -69,8 +69,7 @@ class Spec(Record):
         twice = [index for index, phrase in enumerate(phrases) if phrase in phrases[:index]]
         if twice:
             raise RuleViolations(
-                RuleViolation("same-phrase", f"{phrases[i]!r} again", loc=("concepts", i, "phrase"))
-                for i in twice
+                RuleViolation("same-phrase", f"{phrases[i]!r} again", loc=("concepts", i, "phrase")) for i in twice
             )
         return self
 
@@ -180,8 +179,7 @@ FAULTS = {
         "did you mean 'apiVersion'?",
     ),
     "unknown key beside a key like a kind": (
-        HEAD
-        + "spec:\n  concepts:\n    - kind: style\n      object: tree\n      artist: monet\n      atist: x\n",
+        HEAD + "spec:\n  concepts:\n    - kind: style\n      object: tree\n      artist: monet\n      atist: x\n",
         ("unknown-key", 8, 7),
         "'atist' is not a field of a style concept",
         "did you mean 'artist'?",

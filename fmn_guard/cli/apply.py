@@ -14,12 +14,12 @@ from ..lint import lint_manifest, lint_policy
 from ..plan import Plan, compile_plan
 from ..progress import Progress
 from ..record import digest
-from ..report import judge
 from ..shipped import find, policies
 from .console import Talk, keep_quiet, shown, talk
+from .device import device_option
 from .plan import show_plan
 from .progress import reporting
-from .run import check_folder, conclude, default_folder, finished_audit, finished_passes, lacks_recogniser, open_folder
+from .run import check_folder, conclude, default_folder, finished_audit, finished_passes, lacks_instrument, open_folder
 
 
 @click.command()
@@ -27,7 +27,7 @@ from .run import check_folder, conclude, default_folder, finished_audit, finishe
 @click.option("--policy", default="default", show_default=True, help="Name or file of the policy that judges.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; audits/<name>-<plan digest> by default.")
 @click.option("--save-checkpoint", type=click.Path(path_type=Path), help="Save the patched model as a new folder.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@device_option
 @click.option("--no-images", is_flag=True, help="Do not keep the pictures that were judged.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
@@ -66,7 +66,7 @@ def apply(
     with reporting(quiet) as progress:
         passes = _forget(plan, checkpoint, run, device, say, progress)
         audit = _audit(plan, checkpoint, run, passes, save_checkpoint, device, not no_images, say, progress)
-    conclude(run, judge(plan, audit, rules, passes), plan, audit, passes, as_json, say)
+    conclude(run, rules, plan, audit, passes, as_json, say)
 
 
 def _forget(plan: Plan, checkpoint: Checkpoint, run: Path, device: str, say: Talk, progress: Progress) -> PassRecords:
@@ -90,7 +90,7 @@ def _audit(
     progress: Progress,
 ) -> Audit:
     audit = finished_audit(run, plan, passes=passes)
-    if audit is not None and lacks_recogniser(audit):
+    if audit is not None and lacks_instrument(audit):
         audit = None
     if audit is not None:
         say(f"re-using {shown(run / 'audit.json')}")

@@ -12,11 +12,11 @@ from ..findings import undecidable
 from ..lint import lint_manifest, lint_policy
 from ..manifest import CheckpointRef
 from ..plan import compile_plan
-from ..report import judge
 from ..shipped import find, policies
 from .console import emit_json, keep_quiet, shown, talk
+from .device import device_option
 from .progress import reporting
-from .run import check_folder, conclude, default_folder, finished_audit, lacks_recogniser, open_folder
+from .run import check_folder, conclude, default_folder, finished_audit, lacks_instrument, open_folder
 
 
 @click.command()
@@ -25,7 +25,7 @@ from .run import check_folder, conclude, default_folder, finished_audit, lacks_r
 @click.option("--base", help="Checkpoint to compare with, in place of the manifest's.")
 @click.option("--policy", default="default", show_default=True, help="Name or file of the policy that judges.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; named after plan and checkpoint by default.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@device_option
 @click.option("--measure-only", is_flag=True, help="Stop at audit.json, without a verdict.")
 @click.option("--no-images", is_flag=True, help="Do not keep the pictures that were judged.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report, or the audit, as one JSON document.")
@@ -60,7 +60,7 @@ def audit(
         say(f"warning: {warning}")
     open_folder(run, plan)
     say(f"run folder: {shown(run)}")
-    if measured is not None and not lacks_recogniser(measured):
+    if measured is not None and not lacks_instrument(measured):
         say(f"re-using {shown(run / 'audit.json')}")
     else:
         from ..audit.auditor import run_audit
@@ -78,7 +78,7 @@ def audit(
                 progress=progress,
             )
     if not measure_only:
-        conclude(run, judge(plan, measured, rules), plan, measured, None, as_json, say)
+        conclude(run, rules, plan, measured, None, as_json, say)
     elif as_json:
         emit_json(measured)
     else:

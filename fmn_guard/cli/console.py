@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ..record import Record
+from ..record import pretty_json
 
 Talk = Callable[[str], None]
 
@@ -26,8 +25,7 @@ def keep_quiet(text: str) -> None:
 
 def emit_json(value: object) -> None:
     """Prints a record or plain data as the one JSON document of stdout."""
-    plain = value.model_dump(mode="json", by_alias=True) if isinstance(value, Record) else value
-    click.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+    click.echo(pretty_json(value), nl=False)
 
 
 def emit(table: Table) -> None:

@@ -7,18 +7,21 @@ from pathlib import Path
 import rich_click as click
 
 from ..gate import check_run, exit_code
+from ..lint import lint_policy
+from ..shipped import find, policies
 from .console import emit, emit_json
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--policy", help="Name or file of the policy that must have judged it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 @click.pass_context
-def gate(ctx: click.Context, run: Path, as_json: bool) -> None:
-    """Check every digest of a run folder, print its verdict, and exit by it."""
+def gate(ctx: click.Context, run: Path, policy: str | None, as_json: bool) -> None:
+    """Check every file of a run folder against what it was made from, judge it anew, and exit by the verdict."""
     from ..render.terminal import verdict_table
 
-    report = check_run(run)
+    report = check_run(run, lint_policy(find(policy, policies(), Path())) if policy else None)
     if as_json:
         emit_json(report)
     else:

@@ -56,7 +56,7 @@ def _show(document: ReleasePolicy) -> None:
     click.echo(f"""
 suite: {spec.suite}
 intervals: {spec.confidence:.0%}, two-sided
-inconclusive: the base shows a concept in less than {percent(spec.base_shows_at_least)} of its pictures
-no effect: a target drops by less than {percent(spec.no_effect_below)}
+inconclusive: the base shows what is asked for in less than {percent(spec.base_shows_at_least)} of its pictures
+no effect: a target drops by at most {percent(spec.no_effect_below)}
 collapse: retained recognition falls below {percent(spec.collapse_below)} of the base's,
   or more than {percent(spec.collapse_degenerate)} of the pictures are constant""")

@@ -7,10 +7,10 @@ from pathlib import Path
 import rich_click as click
 
 from ..evidence import Audit, PassRecords
-from ..gate import check_run
+from ..gate import check_run, check_suite
 from ..lint import lint_policy
 from ..plan import Plan
-from ..record import digest, read_record, write_atomic
+from ..record import read_record, write_atomic
 from ..report import judge
 from ..shipped import find, policies
 from .console import emit, shown, talk
@@ -35,10 +35,9 @@ def report(run: Path, outputs: tuple[Path, ...], policy: str | None) -> None:
         result = check_run(run)
     else:
         rules, suite = lint_policy(find(policy, policies(), Path()))
-        if digest(suite) != plan.suite_digest:
-            talk(f"warning: {rules.metadata.name} names the suite {suite.metadata.name}, this audit is of {plan.suite}")
+        check_suite(plan, rules, suite)
         result = judge(plan, audit, rules, passes)
-        write_report(run, result, plan, audit, passes, talk)
+        write_report(run, rules, result, plan, audit, passes, talk)
     for output in outputs:
         write_atomic(output, render(output, result, plan, audit, passes))
         talk(f"wrote {shown(output)}")

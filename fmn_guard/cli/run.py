@@ -10,8 +10,9 @@ from ..errors import InputError
 from ..evidence import Audit, PassRecords
 from ..gate import exit_code
 from ..plan import Plan
+from ..policy import ReleasePolicy
 from ..record import digest, file_digest, read_record, write_atomic, write_record
-from ..report import Report
+from ..report import Report, judge
 from .console import Talk, emit, emit_json, shown
 
 
@@ -71,27 +72,31 @@ def finished_audit(
     return audit if same else None
 
 
-def lacks_recogniser(audit: Audit) -> bool:
-    """Whether the recogniser did not load: such an audit measured nothing, and is made again when there is one."""
-    return any(instrument.error for instrument in audit.instruments[:1])
+def lacks_instrument(audit: Audit) -> bool:
+    """Whether a recogniser or detector did not load: such an audit is not re-used, since by now it may be there."""
+    return any(instrument.error for instrument in audit.instruments)
 
 
-def write_report(run: Path, report: Report, plan: Plan, audit: Audit, passes: PassRecords | None, say: Talk) -> None:
-    """Writes ``report.json`` and ``report.md``, which must not tell of different verdicts."""
+def write_report(
+    run: Path, policy: ReleasePolicy, report: Report, plan: Plan, audit: Audit, passes: PassRecords | None, say: Talk
+) -> None:
+    """Writes ``policy.json``, ``report.json`` and ``report.md``, which must not tell of different verdicts."""
     from ..render import render
 
+    write_record(run / "policy.json", policy)
     write_record(run / "report.json", report)
     write_atomic(run / "report.md", render(run / "report.md", report, plan, audit, passes))
-    say(f"wrote {shown(run / 'report.json')} and report.md")
+    say(f"wrote {shown(run / 'report.json')} with its policy.json and report.md")
 
 
 def conclude(
-    run: Path, report: Report, plan: Plan, audit: Audit, passes: PassRecords | None, as_json: bool, say: Talk
+    run: Path, policy: ReleasePolicy, plan: Plan, audit: Audit, passes: PassRecords | None, as_json: bool, say: Talk
 ) -> None:
-    """Writes the report, prints the verdict and exits by it."""
+    """Judges an audit, writes the report, prints the verdict and exits by it."""
     from ..render.terminal import verdict_table
 
-    write_report(run, report, plan, audit, passes, say)
+    report = judge(plan, audit, policy, passes)
+    write_report(run, policy, report, plan, audit, passes, say)
     if as_json:
         emit_json(report)
     else:

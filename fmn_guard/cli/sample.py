@@ -11,6 +11,7 @@ import rich_click as click
 from ..facts import describe_checkpoint
 from ..manifest import CheckpointRef
 from .console import shown, talk
+from .device import device_option
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,7 +29,7 @@ CAPTION = 18  # pixels above a row
 @click.option("--count", type=click.IntRange(1), default=4, show_default=True, help="Pictures of each prompt.")
 @click.option("--steps", type=click.IntRange(1), default=15, show_default=True, help="Denoising steps.")
 @click.option("--guidance", type=click.FloatRange(1), default=4.0, show_default=True, help="Guidance scale.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or mps.")
+@device_option
 @click.option(
     "-o",
     "--output",

@@ -5,12 +5,12 @@ report.md by `markdown`, tables for a terminal by `terminal`, report.json here: 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
 from ..plan import Plan
+from ..record import pretty_json
 from ..report import Report
 from .markdown import markdown
 
@@ -32,8 +32,6 @@ def render(path: Path, report: Report, plan: Plan, audit: Audit, passes: PassRec
         case ".md":
             return markdown(report, plan, passes)
         case ".json":
-            # as write_record spells it
-            plain = report.model_dump(mode="json", by_alias=True)
-            return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+            return pretty_json(report)
         case _:
             raise InputError(f"{path.name}: no report format {path.suffix!r}", hint="known are .json and .md")

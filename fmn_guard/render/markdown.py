@@ -66,7 +66,7 @@ def _concepts(report: Report) -> Iterator[str]:
 
 
 def _claim(c: ConceptSummary, report: Report) -> str:
-    judged = f"{c.outcome} (rule {c.decided_by})" if c.decided_by else "not judged"
+    judged = f"{c.outcome} (rule {c.decided_by})"
     what = "dominant reading suppressed" if c.kind == "correction" else "suppressed"
     return (
         f"{_text(c.phrase)}: {what if c.outcome == 'pass' else judged} under protocol {report.suite}, "
@@ -80,7 +80,7 @@ def _findings(report: Report) -> Iterator[str]:
 
 
 def _finding_row(f: Finding) -> tuple[str, ...]:
-    return f.outcome_words, f.rule, f.subject or "whole model", f"{f.n_scored} of {f.n_planned}", f.reason
+    return f.outcome_words, f.rule, f.about or "whole model", f"{f.n_scored} of {f.n_planned}", f.reason
 
 
 def _retained(report: Report) -> Iterator[str]:

@@ -20,16 +20,18 @@ def verdict_table(report: Report) -> Table:
         caption=_caption(report),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
         pad_edge=False,
     )
     table.add_column("Concept", overflow="fold")
+    table.add_column("Kind", no_wrap=True)
     for name in ("Before", "After", f"{100 * report.confidence:g} % interval", "Limit"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Outcome", no_wrap=True)
     for c in report.concepts:
         table.add_row(
             Text(c.phrase),
+            c.kind,
             *("none" if share is None else percent(share) for share in (c.before, c.after)),
             str(c.interval),
             "none" if c.limit is None else percent(c.limit),
@@ -40,7 +42,7 @@ def verdict_table(report: Report) -> Table:
 
 def _caption(report: Report) -> Text:
     lines = [
-        f"{f.outcome_words}: {f.rule}{f', {f.subject}' if f.subject else ''}: {f.reason}"
+        f"{f.outcome_words}: {f.rule}{f', {f.about}' if f.about else ''}: {f.reason}"
         for f in report.findings
         if f.outcome != "pass"
     ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from fmn_guard.cli.console import keep_quiet
+from fmn_guard.cli.run import write_report
 from fmn_guard.evidence import Audit, Observation, PassRecord, PassRecords, Side
 from fmn_guard.lint import lint_manifest, lint_policy
 from fmn_guard.plan import Plan, Probe, compile_plan
@@ -67,7 +69,7 @@ def finished_run(home: Path, *, still_drawn: bool = False) -> Run:
     write_record(folder / "plan.json", plan)
     write_record(folder / "passes.json", passes)
     write_record(folder / "audit.json", audit)
-    write_record(folder / "report.json", judge(plan, audit, rules, passes))
+    write_report(folder, rules, judge(plan, audit, rules, passes), plan, audit, passes, keep_quiet)
     return Run(folder, manifest, policy, plan)
 
 

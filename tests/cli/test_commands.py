@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -13,11 +15,14 @@ from click.testing import CliRunner, Result
 
 from fmn_guard import cli
 from fmn_guard.cli.program import Program
+from fmn_guard.cli.run import lacks_instrument
 from fmn_guard.errors import FmnGuardError
+from fmn_guard.evidence import Audit, Instrument
+from fmn_guard.record import read_record
 from fmn_guard.schema import DOCUMENTS
 from fmn_guard.shipped import manifests, policies
 
-from ..paper import MANIFEST
+from ..paper import MANIFEST, save_paper_checkpoint
 from .finished import POLICY, finished_run
 
 QUICKSTART = str(manifests() / "quickstart.yaml")
@@ -57,6 +62,12 @@ def test_bad_usage_exits_with_2() -> None:
     assert _run("apply").exit_code == 2
     assert _run("no-such-command").exit_code == 2
     assert _run("plan", QUICKSTART, "--no-such-option").exit_code == 2
+
+
+def test_package_runs_as_a_module() -> None:
+    run = subprocess.run([sys.executable, "-m", "fmn_guard", "gate"], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "fmn-guard gate" in run.stderr
 
 
 def test_version_is_printed_on_stdout() -> None:
@@ -250,13 +261,71 @@ def test_report_judges_again_under_another_policy(home: Path) -> None:
     assert _run("report", run.folder, "--policy", "tight.yaml").exit_code == 0
     assert json.loads((run.folder / "report.json").read_text(encoding="utf-8"))["policy"] == "tight"
     assert "tight" in (run.folder / "report.md").read_text(encoding="utf-8")
+    assert json.loads((run.folder / "policy.json").read_text(encoding="utf-8"))["metadata"]["name"] == "tight"
     assert _run("gate", run.folder).exit_code == 4
 
 
-def test_report_warns_when_the_policy_names_another_suite(home: Path) -> None:
-    result = _run("report", finished_run(home).folder, "--policy", "strict")
-    assert "names the suite strict, this audit is of smoke" in result.stderr
-    assert "INCONCLUSIVE" in result.stdout
+def test_report_refuses_a_policy_over_another_suite_and_writes_nothing(home: Path) -> None:
+    run = finished_run(home)
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    result = _run("report", run.folder, "--policy", "strict", "-o", "a.md")
+    assert result.exit_code == 2
+    assert "asks suite strict" in result.stderr
+    assert "fmn-guard apply" in result.stderr
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+
+
+def test_gate_under_a_policy_asks_that_it_was_judged_by_exactly_that_one(home: Path) -> None:
+    run = finished_run(home)
+    assert _run("gate", run.folder, "--policy", run.policy).exit_code == 0
+    (home / "tight.yaml").write_text(POLICY.replace("0.5", "0.1").replace("easy", "tight"), encoding="utf-8")
+    refused = _run("gate", run.folder, "--policy", "tight.yaml")
+    assert refused.exit_code == 2
+    assert "policy easy" in refused.stderr
+    assert _run("report", run.folder, "--policy", "tight.yaml").exit_code == 0
+    assert _run("gate", run.folder, "--policy", "tight.yaml").exit_code == 4
+    assert _run("gate", run.folder, "--policy", "strict").exit_code == 2
+
+
+def test_audit_in_which_a_detector_did_not_load_is_made_again(home: Path) -> None:
+    audit = read_record(finished_run(home).folder / "audit.json", Audit)
+    judge, nudenet = (
+        Instrument(name=name, version="1", licence="", weights_digest=None, labels=(), error=error)
+        for name, error in (("builtin-judge", None), ("nudenet", "not installed"))
+    )
+    assert not lacks_instrument(audit.model_copy(update={"instruments": (judge,)}))
+    assert lacks_instrument(audit.model_copy(update={"instruments": (judge, nudenet)}))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", "meta", ""])
+@pytest.mark.parametrize("command", ["apply", "audit", "sample"])
+def test_device_of_another_name_is_bad_usage(command: str, device: str, home: Path) -> None:
+    arguments = {
+        "apply": [QUICKSTART],
+        "audit": ["builtin:emoji-sd", "--manifest", QUICKSTART],
+        "sample": ["builtin:emoji-sd", "a lion"],
+    }
+    result = _run(command, *arguments[command], "--device", device)
+    assert result.exit_code == 2
+    assert "cuda:N" in result.stderr
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda", "cuda:1"])
+def test_device_is_named_as_torch_does(device: str, home: Path) -> None:
+    assert _run("apply", QUICKSTART, "--dry-run", "--device", device).exit_code == 0
+
+
+def test_base_on_the_command_line_is_relative_to_the_current_directory(home: Path) -> None:
+    (home / "papers").mkdir()
+    (home / "papers" / "manifest.yaml").write_text(MANIFEST, encoding="utf-8")
+    save_paper_checkpoint(home / "base")
+    options = ("--manifest", "papers/manifest.yaml", "--policy", "default")
+    assert "no-such-checkpoint" not in _run("audit", "nowhere", *options, "--base", "base").stderr
+    (home / "base").rename(home / "papers" / "base")
+    missing = _run("audit", "nowhere", *options, "--base", "base")
+    assert missing.exit_code == 2
+    assert "no-such-checkpoint" in missing.stderr
 
 
 def test_apply_reuses_a_finished_run_and_says_so(home: Path) -> None:

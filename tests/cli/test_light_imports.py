@@ -27,7 +27,9 @@ finally:
 
 def _loaded_by(arguments: list[str], folder: Path) -> list[str]:
     told = folder / "loaded.json"
-    subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(arguments), str(told)], check=False, capture_output=True)
+    script = [sys.executable, "-c", SCRIPT, json.dumps(arguments), str(told)]
+    run = subprocess.run(script, check=False, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr  # a command that ends early imports little
     loaded: list[str] = json.loads(told.read_text(encoding="utf-8"))
     return loaded
 

@@ -21,7 +21,8 @@ def _figures(record: dict[str, Any], targets: dict[str, float], *names: str) -> 
     rows = ["| figure | measured | target | |", "|---|---|---|---|"]
     for name in names:
         value, target = record["figures"][name], targets[name]
-        rows.append(f"| {name.replace('_', ' ')} | {value:.1%} | {target:.0%} | {'met' if value >= target else 'missed'} |")
+        outcome = "met" if value >= target else "missed"
+        rows.append(f"| {name.replace('_', ' ')} | {value:.1%} | {target:.0%} | {outcome} |")
     return "\n".join(rows)
 
 
@@ -31,8 +32,9 @@ def _named(entries: tuple[Entry, ...]) -> str:
 
 def _pipeline_card(record: dict[str, Any], targets: dict[str, float]) -> str:
     worst = sorted((rate, name) for name, rate in record["recognition"].items() if rate < 1)
+    measured = record["ambiguous"]
     shares = "\n".join(
-        f"| {a.word} | {a.dominant} {record['ambiguous'][a.word][0]:.1%} | {a.other} {record['ambiguous'][a.word][1]:.1%} |"
+        f"| {a.word} | {a.dominant} {measured[a.word][0]:.1%} | {a.other} {measured[a.word][1]:.1%} |"
         for a in AMBIGUITIES
     )
     return f"""# builtin:emoji-sd
