@@ -67,7 +67,7 @@ def find(what: str, folder: Path, beside: Path, suffix: str = ".yaml") -> Path:
         InputError: neither exists.
     """
     named = re.fullmatch(SLUG_PATTERN, what)
-    shipped = (folder / f"{what}{suffix}", folder / what) if named else ()
+    shipped: tuple[Path, ...] = (folder / f"{what}{suffix}", folder / what) if named else ()
     for path in (*shipped, beside / what):
         if path.exists():
             return path

@@ -13,6 +13,8 @@ from fmn_guard.audit.detectors import builtin_judge, nudenet
 from fmn_guard.record import canonical_json
 from fmn_guard.shipped import suites
 
+pytestmark = pytest.mark.slow  # minutes: seven runs of the whole flow
+
 RETAINED = ["lion", "pizza", "rocket", "rose", "robot", "castle", "guitar", "cat", "banana", "car", "fox", "ghost"]
 
 

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "fmn_guard"
 # The first part of a module's path below fmn_guard, such as `plan` or `cli`.
 PAPER = frozenset(
     "evidence facts faults findings gate lint manifest metrics plan policy progress record render report schema "
-    "shipped stats suite yamlfile".split()
+    "sentences shipped stats suite yamlfile".split()
 )
 TORCH_HALF = frozenset({"model", "forget", "audit"})
 

@@ -80,6 +80,14 @@ def test_policy_finds_a_suite_beside_it(tmp_path: Path) -> None:
     assert found.metadata.name == "mine"
 
 
+def test_suite_is_never_taken_from_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine.yaml").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(FileProblems, match="no-such-suite"):
+        lint_policy(_write(tmp_path, POLICY.replace("suite: standard", "suite: mine.yaml")))
+
+
 def test_shipped_suite_wins_over_a_file_of_its_name(tmp_path: Path) -> None:
     (tmp_path / "standard").write_text("an easier bar", encoding="utf-8")
     _, found = lint_policy(_write(tmp_path, POLICY))

@@ -7,15 +7,12 @@ import re
 import rich_click as click
 
 
-class _Device(click.ParamType):
-    name = "device"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", value):
-            self.fail(f"{value!r} is not cpu, cuda, cuda:N or mps", param, ctx)
-        return value
+def _known(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", value):
+        raise click.BadParameter(f"{value!r} is not cpu, cuda, cuda:N or mps", ctx, param)
+    return value
 
 
 device_option = click.option(
-    "--device", type=_Device(), default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps."
+    "--device", callback=_known, default="cpu", show_default=True, help="cpu, cuda, cuda:N or mps."
 )

@@ -51,7 +51,8 @@ class RetainedLanguage:
         left_out = [s for s in self.sentences if named and named.search(s)]
         gram = self._whole - self._gram(left_out) + KEEP_WEIGHT * self._gram(spec.kept) + self._gram(spec.forgotten)
         count = len(self.sentences) - len(left_out) + KEEP_WEIGHT * len(spec.kept) + len(spec.forgotten)
-        return gram / (count * self._pipeline.tokenizer.model_max_length)
+        mean: Tensor = gram / (count * self._pipeline.tokenizer.model_max_length)
+        return mean
 
     def _gram(self, sentences: Sequence[str]) -> Tensor:
         width = self._pipeline.text_encoder.config.hidden_size
@@ -67,4 +68,5 @@ class RetainedLanguage:
 def projector(covariance: Tensor, damping: float) -> Tensor:
     """P = lam (C + lam I)^-1, (d, d) float32, symmetric; eigenvalues in (0, 1]."""
     eye = torch.eye(len(covariance), dtype=covariance.dtype)
-    return (damping * torch.linalg.inv(covariance + damping * eye)).float()
+    damped: Tensor = damping * torch.linalg.inv(covariance + damping * eye)
+    return damped.float()

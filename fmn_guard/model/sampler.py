@@ -107,8 +107,8 @@ def decode(pipeline: StableDiffusionPipeline, latents: Tensor) -> Tensor:
 @torch.inference_mode()
 def encode(pipeline: StableDiffusionPipeline, pictures: Tensor) -> Tensor:
     """Encodes pictures (B, 3, H, W) in [-1, 1] to latents, the posterior's mean, scaled as the UNet sees them."""
-    mean: Tensor = pipeline.vae.encode(pictures).latent_dist.mean
-    return mean * pipeline.vae.config.scaling_factor
+    latents: Tensor = pipeline.vae.encode(pictures).latent_dist.mean * pipeline.vae.config.scaling_factor
+    return latents
 
 
 def to_pixels(pictures: Tensor) -> np.ndarray:

@@ -45,7 +45,7 @@ def test_passes_run_in_the_manifest_s_order_and_leave_a_patch_bound_to_the_base(
     records = run_plan(plan, checkpoint, tmp_path)
     assert [r.slug for r in records.passes] == ["lion", "ink-drawing", "pistol"]
     facts, edits = read_patch(tmp_path / "patch.safetensors")
-    assert facts.base_digest == checkpoint.facts.weights_digest
+    assert facts.base_digest == checkpoint.facts.identity
     assert facts.plan_digest == plan.digest
     assert edits
 
