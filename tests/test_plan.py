@@ -151,7 +151,9 @@ def test_neighbours_are_marked_and_added_to_what_the_suite_retains(base: Checkpo
 
 
 def test_held_out_probes_are_marked_unless_the_name_is_kept(base: Checkpoint, suite: AuditSuite) -> None:
-    manifest = _manifest(concepts=[HAMBURGER], eraser={"hold_out": ["pizza", "rocket"]})
+    correction = {"prompt": "the vehicle", "dominant": "lion", "expected": "bikini"}
+    held = {"hold_out": ["lion", "bikini", "rocket"]}
+    manifest = _manifest(concepts=[HAMBURGER], corrections=[correction], eraser=held)
     held_out = {probe.subject for probe in compile_plan(manifest, suite, base).probes if probe.held_out}
     assert held_out == {"rocket"}
 
@@ -196,7 +198,7 @@ def test_digest_follows_the_weights_of_the_base(suite: AuditSuite, tmp_path: Pat
     manifest = _manifest(concepts=[HAMBURGER])
     folder = save_paper_checkpoint(tmp_path / "model")
     before = compile_plan(manifest, suite, describe(folder)).digest
-    weights = folder / "unet" / "model.safetensors"
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x09")
     assert compile_plan(manifest, suite, describe(folder)).digest != before
 
