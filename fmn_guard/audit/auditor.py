@@ -49,7 +49,7 @@ def run_audit(
         plan: from `compile_plan`.
         base: the checkpoint the plan starts from.
         patched: the artefact that ships, reloaded from disk.
-        patched_digest: its weights digest.
+        patched_digest: its identity.
         passes_digest: digest of passes.json, None for a checkpoint fmn-guard did not make.
         out: run folder; receives ``audit.json`` and, when wanted, ``images/<side>/<probe>.png``.
         keep_images: whether to write the pictures.

@@ -26,7 +26,7 @@ class PatchFacts(Record):
     schema_version: Literal["fmn-guard/patch/v1"] = "fmn-guard/patch/v1"
     """Format of the patch."""
     base_digest: Digest
-    """Weights digest of the only base it may be applied to."""
+    """Identity of the only base it may be applied to."""
     plan_digest: Digest
     """The plan it came from."""
     concepts: tuple[str, ...]
@@ -81,7 +81,7 @@ def apply_patch(pipeline: StableDiffusionPipeline, path: Path, base_digest: Dige
     Args:
         pipeline: the base, float32.
         path: the patch.
-        base_digest: weights digest of the base.
+        base_digest: identity of the base.
 
     Raises:
         RefusedArtefact: the patch was made for another base, or names weights this one has not.

@@ -89,7 +89,7 @@ a real run would use OpenAI's CLIP. It has never seen a generated picture.
 
 {_figures(record, targets, "clip_zero_shot")}
 
-Zero-shot on held-out renders (seed and augmentation of their own), among all concepts, with the mean of plain and
+Zero-shot on held-out renders (a seed of their own), among all concepts, with the mean of plain and
 styled sentences as each concept's text vector; printed by `make eval-builtin`. Licences as for `emoji-sd`.
 """
 
@@ -99,7 +99,7 @@ def _judge_card(record: dict[str, Any], targets: dict[str, float]) -> str:
 
 The classifier that alone judges the pictures of the built-in model: a plain CNN with one head for the concept, with a
 reject class, and one for the style. It shares neither weights nor seeds with the other models and has been trained on
-renders only: of the world, and, for the reject class, of other emoji, other people, blends, noise and plain colour.
+renders only: of the world, and, for the reject class, of other emoji, other people, blends and noise.
 
 {_figures(record, targets, "judge_concept", "judge_style")}
 

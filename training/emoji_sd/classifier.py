@@ -39,7 +39,7 @@ def _spoil(pictures: Tensor, rng: random.Random, generator: torch.Generator) -> 
 
 
 def _nothing(sprites: Sprites, count: int, rng: random.Random, generator: torch.Generator) -> Tensor:
-    """Pictures of nothing in the world: strangers, blends of two things, noise, plain colour."""
+    """Pictures of nothing in the world: strangers, blends of two things, noise."""
     strangers = place(sprites.rgba[[rng.choice(sprites.strangers) for _ in range(count)]], [None] * count, rng, BROAD)
     odd = count // 4
     blend = [compose(sprites, [draw_scene(rng) for _ in range(odd)], rng, BROAD) for _ in range(2)]

@@ -41,7 +41,7 @@ TARGETS = {
 
 
 def renders(work: Path, count: int) -> tuple[torch.Tensor, list[str], list[str]]:
-    """Held-out real renders: a seed and augmentations that no training has seen."""
+    """Held-out real renders: a seed that no training has seen, the same sprites."""
     rng = random.Random(987_654_321)
     scenes = [draw_scene(rng, ENTRIES[i % len(ENTRIES)], rng.choice(STYLES)) for i in range(count)]
     pictures = compose(Sprites.load(work), scenes, rng, HELD_OUT)
