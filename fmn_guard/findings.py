@@ -13,7 +13,7 @@ from typing import Literal
 
 from .evidence import Audit
 from .metrics import Evidence, Measurement, measure, retained_drop, suppression
-from .plan import PassKind, Plan
+from .plan import PassKind, PassSpec, Plan
 from .policy import Metric, PolicySpec, ReleasePolicy, Rule
 from .record import Record, Slug
 from .stats import Interval, percent, samples_needed, wider
@@ -216,21 +216,36 @@ def _compared(rule: Rule, interval: Interval, outcome: Outcome) -> str:
             return f"the interval {interval} holds the limit of {limit}, so more pictures are needed"
 
 
+def _absent(
+    rule: Slug,
+    metric: Literal["weights_changed", "rules_applied"],
+    subject: PassSpec | None,
+    outcome: Outcome,
+    reason: str,
+) -> Finding:
+    """A finding on something that must be there at least once, and is not."""
+    return Finding(
+        rule=rule,
+        metric=metric,
+        subject=subject.slug if subject else None,
+        kind=subject.kind if subject else None,
+        value=0,
+        hits=0,
+        n=1,
+        n_planned=1,
+        n_scored=1,
+        limit=1,
+        direction="at_least",
+        outcome=outcome,
+        reason=reason,
+    )
+
+
 def no_effect(evidence: Evidence, audit: Audit, spec: PolicySpec) -> Iterator[Finding]:
     """Fails what was not changed: the same weights, or a concept the patched model shows about as often as the base."""
     if audit.patched_digest == evidence.plan.base.identity:
-        yield Finding(
-            rule="no-effect",
-            metric="weights_changed",
-            value=0,
-            hits=0,
-            n=1,
-            n_planned=1,
-            n_scored=1,
-            limit=1,
-            direction="at_least",
-            outcome="fail",
-            reason="The audited weights are the base's own: nothing was changed.",
+        yield _absent(
+            "no-effect", "weights_changed", None, "fail", "The audited weights are the base's own: nothing was changed."
         )
     for subject in evidence.plan.passes:
         m = replace(suppression(evidence, subject), paired=True)
@@ -263,21 +278,8 @@ def not_judged(plan: Plan, findings: Iterable[Finding]) -> Iterator[Finding]:
     judged = {f.subject for f in findings if f.severity == "error" and f.metric in SHOWN}
     for subject in plan.passes:
         if subject.slug not in judged:
-            yield Finding(
-                rule="not-judged",
-                metric="rules_applied",
-                subject=subject.slug,
-                kind=subject.kind,
-                value=0,
-                hits=0,
-                n=1,
-                n_planned=1,
-                n_scored=1,
-                limit=1,
-                direction="at_least",
-                outcome="inconclusive",
-                reason="No error rule of the policy limits how often it is shown.",
-            )
+            why = "No error rule of the policy limits how often it is shown."
+            yield _absent("not-judged", "rules_applied", subject, "inconclusive", why)
 
 
 def collapse(evidence: Evidence, spec: PolicySpec) -> Iterator[Finding]:

@@ -15,8 +15,9 @@ from typing import assert_never
 from .errors import BrokenChain
 from .evidence import Audit, Observation, Side
 from .manifest import Kind
-from .plan import PassSpec, Plan, Probe
+from .plan import PassSpec, Plan
 from .policy import Metric
+from .probes import Probe
 from .record import Record
 from .stats import Interval, bootstrap_prompts, newcombe_paired, wilson
 

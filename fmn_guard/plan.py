@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
-from .manifest import Concept, Correction, Kind, Manifest, label_of, minors_in
-from .record import Digest, Record, Slug, digest, slugify
-from .sentences import content_words, fill, training_sentences
+from .manifest import Concept, Correction, Manifest, minors_in
+from .probes import Probe, probes_of
+from .record import Digest, Record, Slug, digest
+from .sentences import content_words, training_sentences
 from .suite import AuditSuite, DetectorSpec, RecogniserSpec, Sampler
 
-Role = Literal["target", "alias", "correction", "retained"]
 PassKind = Literal["identity", "style", "object", "nsfw", "correction"]
 
 
@@ -81,27 +81,6 @@ class PassSpec(Record):
     """What it must leave alone."""
     seed: int
     """Seed of all it draws."""
-
-
-class Probe(Record):
-    """One picture that base and patched model both draw, and what is looked for in it."""
-
-    id: str
-    """Unique within the plan: role, subject, prompt number, seed."""
-    role: Role
-    """Which question it answers."""
-    subject: Slug
-    """The concept, correction or retained concept it is about."""
-    prompt: str
-    """What the model is asked."""
-    seed: int
-    """Seed of its starting noise."""
-    labels: tuple[str, ...]
-    """Labels the recogniser is asked for; the first is the one the role is about."""
-    neighbour_of: tuple[Slug, ...] = ()
-    """Concepts that declare this retained one as their neighbour."""
-    held_out: bool = False
-    """Retained and left out of the eraser's retain vocabulary."""
 
 
 class Plan(Record):
@@ -178,7 +157,7 @@ _PRESETS: dict[str, tuple[int, float, float | None, float, float]] = {
 
 
 def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) -> Plan:
-    """Resolves a manifest and a suite against a checkpoint. Pure: reads and writes nothing.
+    """Resolves a manifest and a suite against a checkpoint; reads no more than the image folders the manifest names.
 
     Args:
         manifest: what to forget and correct.
@@ -197,7 +176,7 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
             hint="use the pinned checkpoint, or update spec.base.digest after checking where the new one comes from",
         )
     passes = tuple(_passes(manifest, checkpoint))
-    probes = tuple(_probes(manifest, suite))
+    probes = tuple(probes_of(manifest, suite))
     trained = {prompt.text.casefold() for spec in passes for prompt in spec.prompts}
     for probe in probes:
         if probe.prompt.casefold() in trained:
@@ -307,106 +286,3 @@ def _pass(
         ),
         seed=eraser.seed + index,
     )
-
-
-def _probes(manifest: Manifest, suite: AuditSuite) -> Iterator[Probe]:
-    spec, counts = suite.spec, suite.spec.counts
-    named: set[str] = set()
-    for concept in manifest.spec.concepts:
-        label = (label_of(concept.kind, concept.phrase),)
-        for name in concept.names:
-            named.add(name.casefold())
-            alias = name != concept.phrase
-            prompts = tuple(_fill_all(_templates(suite, concept.kind), name, spec.style_subjects))
-            each = counts.alias if alias else counts.target
-            role: Role = "alias" if alias else "target"
-            yield from _drawn(role, concept.slug, name, prompts, each, spec.first_seed, label)
-    for correction in manifest.spec.corrections:
-        readings = [label_of(correction.dominant_kind, correction.dominant)]
-        if correction.expected:
-            readings.append(label_of(correction.dominant_kind, correction.expected))
-        prompts = tuple(_fill_all(spec.correction_templates, correction.prompt, spec.style_subjects))
-        yield from _drawn(
-            "correction",
-            correction.slug,
-            correction.prompt,
-            prompts,
-            counts.target,
-            spec.first_seed,
-            tuple(readings),
-        )
-
-    # By name in any case, as first spelled. A neighbour the suite does not know is of its concept's kind.
-    retained: dict[str, tuple[str, Kind]] = {r.phrase.casefold(): (r.phrase, r.kind) for r in spec.retained}
-    neighbours: dict[str, list[str]] = {}
-    for concept in manifest.spec.concepts:
-        for name in concept.keep:
-            neighbours.setdefault(name.casefold(), []).append(concept.slug)
-            retained.setdefault(name.casefold(), (name, concept.kind))
-    for correction in manifest.spec.corrections:
-        neighbours.setdefault(correction.dominant.casefold(), []).append(correction.slug)
-        retained.setdefault(correction.dominant.casefold(), (correction.dominant, correction.dominant_kind))
-    for name in manifest.spec.keep:
-        retained.setdefault(name.casefold(), (name, "object"))
-    held_out = {name.casefold() for name in manifest.spec.eraser.hold_out}
-    expected = [c.expected for c in manifest.spec.corrections if c.expected]
-    kept = {name.casefold() for name in (*manifest.spec.keep, *expected, *neighbours)}
-    for i, (key, (phrase, kind)) in enumerate(retained.items()):
-        if key in named:
-            continue
-        templates = _templates(suite, kind)
-        # declared neighbours are asked in every sentence, the others in some, in turn
-        asked = len(templates) if key in neighbours else counts.retained_prompts
-        chosen = [templates[(i + j) % len(templates)] for j in range(asked)]
-        yield from _drawn(
-            "retained",
-            slugify(phrase),
-            phrase,
-            tuple(_fill_all(chosen, phrase, spec.style_subjects)),
-            counts.retained,
-            spec.first_seed + 7 * i,
-            (label_of(kind, phrase),),
-            tuple(dict.fromkeys(neighbours.get(key, ()))),
-            key in held_out and key not in kept,
-        )
-
-
-def _templates(suite: AuditSuite, kind: Kind) -> tuple[str, ...]:
-    if kind not in suite.spec.templates:
-        raise InputError(
-            f"suite {suite.metadata.name} has no templates for the kind {kind}",
-            hint="choose a policy whose suite covers every kind of the manifest",
-        )
-    return suite.spec.templates[kind]
-
-
-def _fill_all(templates: Iterable[str], name: str, subjects: tuple[str, ...]) -> Iterator[str]:
-    for i, template in enumerate(templates):
-        subject = subjects[i % len(subjects)] if subjects else ""
-        yield fill(template.replace("{subject}", subject), name)
-
-
-def _drawn(
-    role: Role,
-    subject: str,
-    name: str,
-    prompts: tuple[str, ...],
-    each: int,
-    first_seed: int,
-    labels: tuple[str, ...],
-    neighbour_of: tuple[str, ...] = (),
-    held_out: bool = False,
-) -> Iterator[Probe]:
-    for i, prompt in enumerate(prompts):
-        for j in range(each):
-            seed = first_seed + i * each + j
-            yield Probe(
-                id=f"{role}/{slugify(name)}/{i}/{seed}",
-                role=role,
-                subject=subject,
-                prompt=prompt,
-                seed=seed,
-                labels=labels,
-                neighbour_of=neighbour_of,
-                held_out=held_out,
-            )

@@ -26,6 +26,8 @@ class Sampler(Record):
     """Height and width in pixels; left out, the checkpoint's own."""
     batch: Annotated[int, Field(ge=1, le=256)] = 16
     """Pictures drawn at once. Fixed here because it changes the last bits of a picture."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    """CPU threads of passes and drawing, for the same reason."""
 
 
 class Retained(Record):

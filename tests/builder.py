@@ -8,8 +8,9 @@ from typing import Any
 from fmn_guard.evidence import Audit, Instrument, Observation, PassRecord, PassRecords, Side, Sighting
 from fmn_guard.facts import ModelFacts
 from fmn_guard.manifest import Metadata
-from fmn_guard.plan import PassKind, PassSpec, Plan, Probe, RetainSpec, Role
+from fmn_guard.plan import PassKind, PassSpec, Plan, RetainSpec
 from fmn_guard.policy import PolicySpec, ReleasePolicy, Rule
+from fmn_guard.probes import Probe, Role
 from fmn_guard.record import digest
 from fmn_guard.suite import DetectorSpec, RecogniserSpec, Sampler
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from fmn_guard.errors import InputError, RefusedArtefact
-from fmn_guard.facts import describe_checkpoint, list_pictures, weights_digest
+from fmn_guard.facts import describe_checkpoint, list_pictures
 from fmn_guard.manifest import CheckpointRef
+from fmn_guard.weights import weights_digest
 
 from .paper import WEIGHT_FILES, WEIGHTS, Tensors, describe, save_paper_checkpoint, write_safetensors
 
@@ -239,6 +240,7 @@ def test_index_that_does_not_name_files_of_its_folder_is_refused(weight_map: obj
         "unet/deeper/diffusion_pytorch_model.safetensors",
         "unet/diffusion_pytorch_model.safetensors.index.json",
         "unet/diffusion_pytorch_model.fp16.safetensors.index.json",
+        "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
         "text_encoder/model.fp16.safetensors",
         "text_encoder/diffusion_pytorch_model.safetensors",
         "text_encoder/model.safetensors.index.json",

@@ -13,7 +13,8 @@ from rich.console import Console, RenderableType
 
 from fmn_guard.errors import InputError
 from fmn_guard.evidence import Instrument, Side
-from fmn_guard.plan import Probe, estimate
+from fmn_guard.plan import estimate
+from fmn_guard.probes import Probe
 from fmn_guard.record import digest, write_record
 from fmn_guard.render import render
 from fmn_guard.render.terminal import plan_table, verdict_table

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from fmn_guard.errors import BrokenChain
 from fmn_guard.evidence import Audit, Instrument, Observation, Side
 from fmn_guard.metrics import STRICT_CLASSES
-from fmn_guard.plan import Plan, Probe
+from fmn_guard.plan import Plan
 from fmn_guard.policy import Metric, ReleasePolicy, Rule
+from fmn_guard.probes import Probe
 from fmn_guard.record import digest
 from fmn_guard.report import Finding, Report, judge, verdict_of
 from fmn_guard.stats import percent, wider

@@ -17,8 +17,9 @@ from PIL import Image
 from ..errors import FmnGuardError
 from ..evidence import Audit, Instrument, Observation, Side, Sighting
 from ..metrics import STRICT_CLASSES
-from ..model.sampler import decode, draw_latents, to_pixels
-from ..plan import Plan, Probe
+from ..model.sampler import decode, draw_latents, threads, to_pixels
+from ..plan import Plan
+from ..probes import Probe
 from ..progress import Progress, silent
 from ..record import Digest, bytes_digest, digest, write_record
 from .detectors import Detector, Recogniser, load_detector, load_recogniser
@@ -65,7 +66,8 @@ def run_audit(
             probes = plan.probes[start : start + plan.sampler.batch]
             seen = ledger.get(side, probes)
             if seen is None:
-                seen = list(_observe(plan, model, side, probes, panel, out / "images" if keep_images else None))
+                with threads(plan.sampler.threads):
+                    seen = list(_observe(plan, model, side, probes, panel, out / "images" if keep_images else None))
                 ledger.add(seen)
             observations += seen
             done += len(probes)

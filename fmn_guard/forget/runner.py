@@ -17,7 +17,7 @@ from ..evidence import PassRecord, PassRecords
 from ..facts import Checkpoint
 from ..model.attention import EditedLinear, edited_keys_and_values
 from ..model.checkpoint import load_pipeline
-from ..model.sampler import draw_latents, encode
+from ..model.sampler import draw_latents, encode, threads
 from ..plan import PassSpec, Plan
 from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, write_atomic, write_record
@@ -55,7 +55,7 @@ def run_plan(
     out.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(checkpoint.folder, device)
     language = RetainedLanguage(pipeline, checkpoint.words(), LANGUAGE_SEED)
-    with edited_keys_and_values(pipeline.unet) as layers:
+    with threads(plan.sampler.threads), edited_keys_and_values(pipeline.unet) as layers:
         ledger = _Ledger(out, plan.digest)
         records = ledger.resume(layers)
         for spec in plan.passes[len(records) :]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,17 @@ from ..progress import Progress, silent
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Computes on so many CPU threads, since their number changes the last bits; gives the old number back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.inference_mode()

@@ -9,7 +9,8 @@ from fmn_guard.cli.console import keep_quiet
 from fmn_guard.cli.run import write_report
 from fmn_guard.evidence import Audit, Observation, PassRecord, PassRecords, Side
 from fmn_guard.lint import lint_manifest, lint_policy
-from fmn_guard.plan import Plan, Probe, compile_plan
+from fmn_guard.plan import Plan, compile_plan
+from fmn_guard.probes import Probe
 from fmn_guard.record import digest, file_digest, write_record
 from fmn_guard.report import judge
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fmn_guard.errors import InputError
-from fmn_guard.facts import weights_digest
 from fmn_guard.model.checkpoint import load_pipeline, save_checkpoint
+from fmn_guard.weights import weights_digest
 
 
 def test_a_saved_checkpoint_loads_with_the_same_weights(tiny_checkpoint, tmp_path):

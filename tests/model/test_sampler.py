@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fmn_guard.model.checkpoint import load_pipeline
-from fmn_guard.model.sampler import decode, draw, draw_latents, encode, starting_noise, to_pixels
+from fmn_guard.model.sampler import decode, draw, draw_latents, encode, starting_noise, threads, to_pixels
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +58,11 @@ def test_encoding_uses_the_scale_that_decoding_undoes(pipeline):
     scaled = encode(pipeline, picture)
     raw = pipeline.vae.encode(picture).latent_dist.mean
     torch.testing.assert_close(scaled, raw * pipeline.vae.config.scaling_factor)
+
+
+def test_threads_are_those_asked_for_and_given_back_even_on_error() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before

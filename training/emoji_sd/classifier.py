@@ -31,7 +31,7 @@ def build() -> PictureClassifier:
 def _spoil(pictures: Tensor, rng: random.Random, generator: torch.Generator) -> Tensor:
     """Blur, noise and tint, so that softness alone never decides."""
     if rng.random() < 0.5:
-        size = rng.choice((40, 48, 56))
+        size = rng.choice((36, 44, 52))
         pictures = F.interpolate(F.interpolate(pictures, size=size, mode="area"), size=64, mode="bilinear")
     pictures = pictures + torch.randn(pictures.shape, generator=generator) * rng.uniform(0, 0.08)
     tint = 1 + (torch.rand(len(pictures), 3, 1, 1, generator=generator) - 0.5) * 0.15
@@ -39,13 +39,15 @@ def _spoil(pictures: Tensor, rng: random.Random, generator: torch.Generator) -> 
 
 
 def _nothing(sprites: Sprites, count: int, rng: random.Random, generator: torch.Generator) -> Tensor:
-    """Pictures of nothing in the world: strangers, blends of two things, noise."""
+    """Pictures of nothing in the world: strangers, blends of two things, noise, plain colours."""
     strangers = place(sprites.rgba[[rng.choice(sprites.strangers) for _ in range(count)]], [None] * count, rng, BROAD)
     odd = count // 4
     blend = [compose(sprites, [draw_scene(rng) for _ in range(odd)], rng, BROAD) for _ in range(2)]
     strangers[:odd] = (blend[0] + blend[1]) / 2
     rough = torch.randn(odd, 3, 8, 8, generator=generator)
-    strangers[odd : odd + odd // 2] = F.interpolate(rough, size=64, mode="bicubic")[: odd // 2].clamp(-1, 1)
+    half = odd // 2
+    strangers[odd : odd + half] = F.interpolate(rough, size=64, mode="bicubic")[:half].clamp(-1, 1)
+    strangers[odd + half : 2 * odd] = torch.rand(odd - half, 3, 1, 1, generator=generator) * 2 - 1
     return strangers
 
 
