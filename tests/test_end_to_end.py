@@ -118,7 +118,14 @@ def test_a_detector_that_throws_is_inconclusive(home: Path, monkeypatch: pytest.
     assert apply(HAMBURGER).exit_code == 4
 
 
-def test_a_phrase_the_base_cannot_draw_is_inconclusive(home: Path) -> None:
-    result = apply({"kind": "object", "phrase": "zeppelin"})
+@pytest.mark.parametrize(
+    "concept",
+    [
+        {"kind": "object", "phrase": "zeppelin"},  # nor does the judge know it
+        {"kind": "style", "phrase": "portrait"},  # the judge does: every identity is one
+    ],
+)
+def test_a_phrase_the_base_cannot_draw_is_inconclusive(concept: dict[str, object], home: Path) -> None:
+    result = apply(concept)
     assert result.exit_code == 4
     assert "nothing is proven" in result.stdout
