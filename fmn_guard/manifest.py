@@ -182,7 +182,7 @@ class EraserSettings(Record):
     steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Step ceiling of a pass."""
     learning_rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """Adam's learning rate."""
+    """Root mean square by which a step moves each coordinate."""
     projection: Annotated[float, Field(gt=0, le=1)] | Literal["off"] | None = None
     """Damping of the retain projector (smaller protects more), or ``off``."""
     hold_out: tuple[Phrase, ...] = ()

@@ -70,7 +70,7 @@ class PassSpec(Record):
     steps: int
     """Step ceiling."""
     learning_rate: float
-    """Adam's learning rate."""
+    """Root mean square by which a step moves each coordinate."""
     projection: float | None
     """Damping of the retain projector; None is no projection."""
     redirect_weight: float
@@ -152,7 +152,7 @@ IMAGE_COUNT = 8  # pictures to forget that the base draws for a pass
 
 # (steps, learning rate, projection damping, redirect weight, repulsion) of each preset
 _PRESETS: dict[str, tuple[int, float, float | None, float, float]] = {
-    "guarded": (40, 0.1, 1e-3, 10.0, 0.5),
+    "guarded": (30, 0.02, 1e-3, 10.0, 0.5),
 }
 
 

@@ -19,6 +19,8 @@ TRAINING_TEMPLATES = (
     "a {x} on an orange background",
     "the {x}",
     "{x} on the right",
+    "a photo of {x} in the style of a painting",
+    "a small {x} in the style of a cartoon",
 )
 STYLE_TRAINING_TEMPLATES = (
     "a photo of {subject} in the style of {x}",
