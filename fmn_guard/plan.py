@@ -212,35 +212,46 @@ def _refuse_minors(manifest: Manifest, passes: tuple[PassSpec, ...], probes: tup
 
 def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
     spec = manifest.spec
-    hidden = content_words(spec.eraser.hold_out)
+    # random contexts must not put together what the hard rule refuses
+    words = tuple(word for word in checkpoint.words() if not any(minors_in({(word,): word})))
+    named = [name for concept in spec.concepts for name in concept.names] + [c.prompt for c in spec.corrections]
+    hidden = content_words([*spec.eraser.hold_out, *named])
     kept = [
         *((name, None) for name in spec.keep),
         *((name, concept.kind) for concept in spec.concepts for name in concept.keep),
     ]
-    retained = [s.text for name, kind in kept for s in training_sentences(name, style=kind == "style", excluded=hidden)]
+    retained = [
+        s.text
+        for name, kind in kept
+        for s in training_sentences(name, style=kind == "style", words=words, excluded=hidden)
+    ]
     forgotten: list[str] = []
     gone: set[str] = set()
     for i, concept in enumerate(spec.concepts):
         prompts = [
             TrainingPrompt(text=s.text, anchor=s.without, positions=checkpoint.token_positions(s.text, name, s.start))
             for name in concept.names
-            for s in training_sentences(name, style=concept.kind == "style", excluded=hidden)
+            for s in training_sentences(name, style=concept.kind == "style", words=words, excluded=hidden)
         ]
         yield _pass(i, concept, concept.kind, concept.names, prompts, retained, forgotten, manifest, checkpoint)
         forgotten += [prompt.text for prompt in prompts]
         gone |= {name.casefold() for name in concept.names}
     for i, correction in enumerate(spec.corrections, start=len(spec.concepts)):
-        prompts = list(_correction_prompts(correction, checkpoint))
+        prompts = list(_correction_prompts(correction, checkpoint, words, hidden))
         readings = [name for name in (correction.dominant, correction.expected) if name and name.casefold() not in gone]
-        also = [s.text for name in readings for s in training_sentences(name)]
+        also = [s.text for name in readings for s in training_sentences(name, words=words, excluded=hidden)]
         names = (correction.prompt,)
         yield _pass(i, correction, "correction", names, prompts, [*retained, *also], forgotten, manifest, checkpoint)
         forgotten += [prompt.text for prompt in prompts]
 
 
-def _correction_prompts(correction: Correction, checkpoint: Checkpoint) -> Iterator[TrainingPrompt]:
-    expected = list(training_sentences(correction.expected)) if correction.expected else []
-    for i, s in enumerate(training_sentences(correction.prompt)):
+def _correction_prompts(
+    correction: Correction, checkpoint: Checkpoint, words: tuple[str, ...], hidden: set[str]
+) -> Iterator[TrainingPrompt]:
+    expected = (
+        list(training_sentences(correction.expected, words=words, excluded=hidden)) if correction.expected else []
+    )
+    for i, s in enumerate(training_sentences(correction.prompt, words=words, excluded=hidden)):
         anchor = expected[i].text if expected else s.without
         positions = checkpoint.token_positions(s.text, correction.prompt, s.start)
         yield TrainingPrompt(text=s.text, anchor=anchor, positions=positions)

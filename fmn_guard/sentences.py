@@ -19,8 +19,6 @@ TRAINING_TEMPLATES = (
     "a {x} on an orange background",
     "the {x}",
     "{x} on the right",
-    "a photo of {x} in the style of a painting",
-    "a small {x} in the style of a cartoon",
 )
 STYLE_TRAINING_TEMPLATES = (
     "a photo of {subject} in the style of {x}",
@@ -29,9 +27,25 @@ STYLE_TRAINING_TEMPLATES = (
     "{x}",
     "{subject} in the style of {x}",
 )
+# The name among random words {y} and {z} of the vocabulary. On a causal text encoder whatever follows the name
+# carries it too, so sentences must go on after it, and no list of continuations would do.
+CONTEXT_TEMPLATES = (
+    "a photo of {x} in the style of {y} {z}",
+    "a {x} in the style of {y} {z}",
+    "a small {x} on the {y}",
+    "a {y} {z} of {x}",
+)
+STYLE_CONTEXT_TEMPLATES = (
+    "a photo of {y} in the style of {x}",
+    "{x} of a {y}",
+    "a {y} in the style of {x} on a {z} background",
+    "a {x} of {y} on the {z}",
+)
+CONTEXTS = 3  # random fillings of each
+
 STYLE_TRAINING_SUBJECTS = ("a dog", "a house", "a tree", "a person", "a car", "a flower")
 
-# Sentences every word of the vocabulary stands in; {y} is another word, drawn at random, so that the
+# Sentences every word of the vocabulary stands in; {y} and {z} are others, drawn at random, so that the
 # covariance sees words before and after others without a sentence for each pair.
 _WORD_TEMPLATES = (
     "a photo of {x}",
@@ -43,6 +57,10 @@ _WORD_TEMPLATES = (
     "a small {x}",
     "{x}, {y}",
     "{y} {x}",
+    "a {x} on the {y}",
+    "a photo of a small {x} on the {y}",
+    "a {x} in the style of {y} {z}",
+    "a {y} {z} of a {x}",
 )
 _PAIRS = 400
 
@@ -69,19 +87,27 @@ def fill(template: str, name: str) -> str:
     return _fitted(template, name).replace("{x}", name)
 
 
-def training_sentences(name: str, *, style: bool = False, excluded: Iterable[str] = ()) -> Iterator[Sentence]:
+def training_sentences(
+    name: str, *, style: bool = False, words: Sequence[str] = (), excluded: Iterable[str] = ()
+) -> Iterator[Sentence]:
     """The sentences a name is forgotten in.
 
     Args:
         name: the name.
         style: whether it names a style, which needs subjects.
-        excluded: words that no subject may hold, since they are hidden from the eraser.
+        words: a vocabulary to draw contexts from; the same ones for every name.
+        excluded: words that no subject or context may hold, since they are hidden from the eraser or forgotten.
     """
+    hidden = set(excluded)
     if not style:
-        templates: Iterable[str] = TRAINING_TEMPLATES
+        templates = list(TRAINING_TEMPLATES)
     else:
-        subjects = [s for s in STYLE_TRAINING_SUBJECTS if not content_words([s]) & set(excluded)]
-        templates = dict.fromkeys(t.replace("{subject}", s) for t in STYLE_TRAINING_TEMPLATES for s in subjects)
+        subjects = [s for s in STYLE_TRAINING_SUBJECTS if not content_words([s]) & hidden]
+        templates = list(dict.fromkeys(t.replace("{subject}", s) for t in STYLE_TRAINING_TEMPLATES for s in subjects))
+    if content := [w for w in words if w not in FUNCTION_WORDS and w not in hidden]:
+        rng = random.Random(0)
+        for context in STYLE_CONTEXT_TEMPLATES if style else CONTEXT_TEMPLATES:
+            templates += [_in_context(context, content, rng) for _ in range(CONTEXTS)]
     for template in templates:
         fitted = _fitted(template, name)
         yield Sentence(fitted.replace("{x}", name), fitted.index("{x}"), _bare(template))
@@ -98,9 +124,16 @@ def vocabulary_sentences(words: Sequence[str], seed: int) -> list[str]:
     content = [w for w in words if w not in FUNCTION_WORDS]
     sentences = ["", *(_bare(t) for t in TRAINING_TEMPLATES)]
     for word in content:
-        sentences += [fill(t.replace("{y}", rng.choice(content)), word) for t in _WORD_TEMPLATES]
+        sentences += [
+            fill(t.replace("{y}", rng.choice(content)).replace("{z}", rng.choice(content)), word)
+            for t in _WORD_TEMPLATES
+        ]
     sentences += [f"a photo of {rng.choice(content)} {rng.choice(content)}" for _ in range(_PAIRS)]
     return list(dict.fromkeys(sentences))
+
+
+def _in_context(template: str, words: Sequence[str], rng: random.Random) -> str:
+    return template.replace("{y}", rng.choice(words)).replace("{z}", rng.choice(words))
 
 
 def _fitted(template: str, name: str) -> str:

@@ -58,3 +58,11 @@ def test_the_same_seed_gives_the_same_language() -> None:
 
 def test_templates_are_distinct() -> None:
     assert len(set(TRAINING_TEMPLATES)) == len(TRAINING_TEMPLATES)
+
+
+def test_contexts_are_the_same_for_every_name_and_hold_no_hidden_word() -> None:
+    words = ("left", "castle", "winter", "pistol")
+    lion, fox = (list(training_sentences(name, words=words, excluded={"pistol"})) for name in ("lion", "fox"))
+    assert [s.without for s in lion] == [s.without for s in fox]
+    assert len(lion) > len(list(training_sentences("lion")))
+    assert not any("pistol" in s.text for s in lion)

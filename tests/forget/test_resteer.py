@@ -67,7 +67,7 @@ def test_attention_on_the_name_falls(pipeline, latents):
 
 
 def test_redirection_alone_brings_the_prediction_to_the_anchor_s(pipeline, latents):
-    record, _ = run(pipeline, latents, steps=60, redirect_weight=1000.0)
+    record, _ = run(pipeline, latents, steps=60, redirect_weight=1000.0, learning_rate=3e-4)
     assert sum(record.redirect_error[-10:]) < 0.8 * sum(record.redirect_error[:10])
 
 
@@ -120,5 +120,5 @@ def test_a_second_pass_adds_to_the_first(pipeline, latents):
         first = {name: layer.edit.clone() for name, layer in layers.items()}
         resteer(pipeline, layers, spec(steps=1, learning_rate=1e-6), latents, None, "sha256:" + "0" * 64)
         for name, layer in layers.items():  # a tiny second pass: what the first did is still there
-            torch.testing.assert_close(layer.edit, first[name], rtol=0, atol=2e-6)
+            torch.testing.assert_close(layer.edit, first[name], rtol=0, atol=1e-4)
         assert any(not torch.equal(layer.edit, first[name]) for name, layer in layers.items())
