@@ -1,6 +1,6 @@
 """The plan: everything that will be done, resolved before anything is done.
 
-`compile_plan` is pure. Below it nobody reads YAML, an environment variable or a default.
+`compile_plan` writes nothing. Below it nobody reads YAML, an environment variable or a default.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@ Departures from the published algorithm, all of them part of preset ``guarded``:
     - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
     - a redirection term moves the prediction to that of the same sentence without the name, or beyond it;
     - only keys and values of the cross-attentions change, through the retain projector;
-    - the step is momentum of one length over all layers, falling to zero, instead of AdamW, whose sign-like steps
-      need two to three times the change of weight for the same effect (docs/experiments.md);
+    - the step is momentum of one length over all layers, falling to zero, instead of AdamW's (docs/experiments.md);
     - pictures are drawn by the base model, at uniform timesteps, in batches.
 """
 

@@ -122,3 +122,9 @@ def test_a_second_pass_adds_to_the_first(pipeline, latents):
         for name, layer in layers.items():  # a tiny second pass: what the first did is still there
             torch.testing.assert_close(layer.edit, first[name], rtol=0, atol=1e-4)
         assert any(not torch.equal(layer.edit, first[name]) for name, layer in layers.items())
+
+
+def test_the_first_step_moves_coordinates_by_the_learning_rate_in_root_mean_square(pipeline, latents):
+    _, edits = run(pipeline, latents, steps=1, learning_rate=0.01)
+    moved = torch.cat([edit.flatten() for edit in edits.values()])
+    assert moved.square().mean().sqrt().item() == pytest.approx(0.01, rel=1e-4)
