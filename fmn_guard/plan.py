@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from .errors import InputError
@@ -70,9 +71,14 @@ class PassSpec(Record):
     steps: int
     """Step ceiling."""
     learning_rate: float
-    """Root mean square by which a step moves each coordinate."""
+    """How far the first step moves keys and values of the retained language, relative to their size."""
     projection: float | None
-    """Damping of the retain projector; None is no projection."""
+    """Variance below which a direction of the text states counts as unused by the retained language; None protects
+    no language."""
+    directions: int
+    """Directions of the text states in which the pass acts, those that tell the name best from the language."""
+    preserve: float | None
+    """Weight of the retained language against the name in the closed-form start; None is no such start."""
     redirect_weight: float
     """Weight of the redirection term beside the attention mass."""
     repulsion: float
@@ -150,9 +156,30 @@ def estimate(plan: Plan) -> Cost:
 TRAINING_BATCH = 4  # records a training step sees
 IMAGE_COUNT = 8  # pictures to forget that the base draws for a pass
 
-# (steps, learning rate, projection damping, redirect weight, repulsion) of each preset
-_PRESETS: dict[str, tuple[int, float, float | None, float, float]] = {
-    "guarded": (30, 0.02, 1e-3, 10.0, 0.5),
+
+@dataclass(frozen=True)
+class _Preset:
+    """An algorithm's settings; the fields are those of `PassSpec`."""
+
+    steps: int
+    learning_rate: float
+    projection: float
+    directions: int
+    preserve: float
+    redirect_weight: float
+    repulsion: float
+
+
+_PRESETS = {
+    "guarded": _Preset(
+        steps=20,
+        learning_rate=1.2e-3,
+        projection=1e-3,
+        directions=8,
+        preserve=40.0,
+        redirect_weight=10.0,
+        repulsion=0.5,
+    ),
 }
 
 
@@ -269,9 +296,8 @@ def _pass(
     checkpoint: Checkpoint,
 ) -> PassSpec:
     eraser = manifest.spec.eraser
-    steps, rate, damping, redirect, repulsion = _PRESETS[eraser.preset]
-    if eraser.projection is not None:
-        damping = None if eraser.projection == "off" else eraser.projection
+    preset = _PRESETS[eraser.preset]
+    damping = preset.projection if eraser.projection is None else eraser.projection
     images = None if isinstance(subject, Correction) else subject.images
     return PassSpec(
         index=index,
@@ -284,12 +310,14 @@ def _pass(
         images_digest=checkpoint.image_folder_digest(images) if images else None,
         image_count=len(checkpoint.pictures(images)) if images else IMAGE_COUNT,
         preset=eraser.preset,
-        steps=steps if eraser.steps is None else eraser.steps,
-        learning_rate=rate if eraser.learning_rate is None else eraser.learning_rate,
-        projection=damping,
-        redirect_weight=redirect,
+        steps=preset.steps if eraser.steps is None else eraser.steps,
+        learning_rate=preset.learning_rate if eraser.learning_rate is None else eraser.learning_rate,
+        projection=None if damping == "off" else damping,
+        directions=preset.directions,
+        preserve=preset.preserve if damping != "off" else None,
+        redirect_weight=preset.redirect_weight,
         # a correction has somewhere to go: its expected reading, or whatever else the word can mean
-        repulsion=0.0 if kind == "correction" else repulsion,
+        repulsion=0.0 if kind == "correction" else preset.repulsion,
         retain=RetainSpec(
             excluded_words=tuple(sorted(content_words([*names, *eraser.hold_out]))),
             kept=tuple(dict.fromkeys(kept)),

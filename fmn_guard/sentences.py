@@ -119,16 +119,19 @@ def content_words(names: Iterable[str]) -> set[str]:
 
 
 def vocabulary_sentences(words: Sequence[str], seed: int) -> list[str]:
-    """A vocabulary in sentences: every word in every word template, random pairs, bare templates, the empty prompt."""
+    """A vocabulary in sentences.
+
+    Every word stands in every word template, random names of two words in random ones; the bare templates and the
+    empty prompt come with them.
+    """
     rng = random.Random(seed)
     content = [w for w in words if w not in FUNCTION_WORDS]
     sentences = ["", *(_bare(t) for t in TRAINING_TEMPLATES)]
     for word in content:
-        sentences += [
-            fill(t.replace("{y}", rng.choice(content)).replace("{z}", rng.choice(content)), word)
-            for t in _WORD_TEMPLATES
-        ]
-    sentences += [f"a photo of {rng.choice(content)} {rng.choice(content)}" for _ in range(_PAIRS)]
+        sentences += [fill(_in_context(t, content, rng), word) for t in _WORD_TEMPLATES]
+    for _ in range(_PAIRS):
+        pair = f"{rng.choice(content)} {rng.choice(content)}"
+        sentences.append(fill(_in_context(rng.choice(_WORD_TEMPLATES), content, rng), pair))
     return list(dict.fromkeys(sentences))
 
 

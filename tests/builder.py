@@ -76,6 +76,8 @@ def forget(slug: str, kind: PassKind = "object", *aliases: str) -> PassSpec:
         steps=40,
         learning_rate=0.1,
         projection=1e-3,
+        directions=8,
+        preserve=40.0,
         redirect_weight=10.0,
         repulsion=0.0,
         retain=RetainSpec(excluded_words=(), kept=(), forgotten=()),

@@ -3,7 +3,9 @@
 Departures from the published algorithm, all of them part of preset ``guarded``:
     - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
     - a redirection term moves the prediction to that of the same sentence without the name, or beyond it;
-    - only keys and values of the cross-attentions change, through the retain projector;
+    - only keys and values of the cross-attentions change, in the few directions of the text states that tell the
+      name from the retained language;
+    - a closed-form solution comes first, and re-steering takes what it has left;
     - the step is momentum of one length over all layers, falling to zero, instead of AdamW's (docs/experiments.md);
     - pictures are drawn by the base model, at uniform timesteps, in batches.
 """
@@ -23,6 +25,8 @@ from ..model.attention import EditedLinear, watch_attention
 from ..model.sampler import text_states
 from ..plan import TRAINING_BATCH, PassSpec, TrainingPrompt
 from ..progress import Progress, silent
+from .closed_form import redirect
+from .retain import directions
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -43,7 +47,7 @@ def resteer(
     layers: dict[str, EditedLinear],
     spec: PassSpec,
     latents: Tensor,
-    projector: Tensor | None,
+    covariance: Tensor,
     images_digest: str,
     progress: Progress = silent,
 ) -> PassRecord:
@@ -63,7 +67,7 @@ def resteer(
         layers: from `fmn_guard.model.attention.edited_keys_and_values`.
         spec: the pass.
         latents: (N, C, h, w), pictures to forget.
-        projector: (d, d), or None to train unprojected.
+        covariance: C of the retained language, (d, d) float64.
         images_digest: digest of those pictures, for the record.
         progress: told after each step.
 
@@ -73,10 +77,17 @@ def resteer(
     texts = list(dict.fromkeys(text for p in spec.prompts for text in (p.text, p.anchor)))
     states = dict(zip(texts, text_states(pipeline, texts), strict=True))
     alphas = pipeline.scheduler.alphas_cumprod.to(latents.device)
-    for layer in layers.values():
-        layer.free = torch.zeros_like(layer.frozen.weight).requires_grad_()
-        layer.projector = projector
-    trained = [layer.free for layer in layers.values() if layer.free is not None]
+    before = {name: layer.edit for name, layer in layers.items()}
+    given = torch.cat([states[p.text] for p in spec.prompts]).cpu()
+    wanted = torch.cat([states[p.anchor] for p in spec.prompts]).cpu()
+    if spec.projection is None:
+        basis = torch.eye(len(covariance))
+    else:
+        basis = directions(covariance, given - wanted, spec.projection, spec.directions)
+        if spec.preserve is not None and spec.steps:
+            redirect(layers, given, wanted, covariance, spec.preserve, spec.projection)
+    trained = [layer.unfold(basis.to(latents.device)) for layer in layers.values()]
+    stride = spec.learning_rate * _size(layers, covariance) / _spread(basis, covariance)
     velocity = [torch.zeros_like(part) for part in trained]
     generator = torch.Generator().manual_seed(spec.seed)
     masses: list[float] = []
@@ -108,13 +119,13 @@ def resteer(
             if step == 0 and masses[0] == 0:
                 raise PassError(f"{_named(spec)}: the name's tokens get no attention", hint="check the phrase")
             gradients = torch.autograd.grad(mass + spec.redirect_weight * error, trained)
-            _descend(trained, velocity, gradients, spec.learning_rate * (1 - step / spec.steps))
+            _descend(trained, velocity, gradients, stride * (1 - step / spec.steps))
             progress(_named(spec), step + 1, spec.steps)
-    change = _settle(layers)
+    change = _settle(layers, before)
     if stopped == "ceiling" and change == 0:
         raise PassError(
             f"{_named(spec)}: {len(masses)} steps changed no weight",
-            hint="raise spec.eraser.learning_rate or spec.eraser.projection",
+            hint="raise spec.eraser.learning_rate",
         )
     return PassRecord(
         slug=spec.slug,
@@ -127,17 +138,28 @@ def resteer(
     )
 
 
+def _size(layers: dict[str, EditedLinear], covariance: Tensor) -> float:
+    """Root mean square of a key or value coordinate over the retained language, in the checkpoint as it came."""
+    weights = [layer.frozen.weight.detach().cpu().double() for layer in layers.values()]
+    power = sum(((w @ covariance) * w).sum().item() for w in weights)
+    return math.sqrt(power / sum(len(w) for w in weights))
+
+
+def _spread(basis: Tensor, covariance: Tensor) -> float:
+    """Root mean square length of a retained state in the basis."""
+    b = basis.double()
+    return math.sqrt(((covariance @ b) * b).sum().item())
+
+
 @torch.no_grad()
-def _descend(
-    trained: Sequence[Tensor], velocity: Sequence[Tensor], gradients: Sequence[Tensor], learning_rate: float
-) -> None:
-    """One step of momentum, scaled so that the root mean square over all coordinates is the learning rate."""
+def _descend(trained: Sequence[Tensor], velocity: Sequence[Tensor], gradients: Sequence[Tensor], stride: float) -> None:
+    """One step of momentum, scaled so that its root mean square over all coordinates is ``stride``."""
     for v, gradient in zip(velocity, gradients, strict=True):
         v.mul_(MOMENTUM).add_(gradient)
     square = sum(v.square().sum().item() for v in velocity) / sum(v.numel() for v in velocity)
     if square > 0:
         for part, v in zip(trained, velocity, strict=True):
-            part.sub_(v, alpha=learning_rate / math.sqrt(square))
+            part.sub_(v, alpha=stride / math.sqrt(square))
 
 
 def _named(spec: PassSpec) -> str:
@@ -168,12 +190,11 @@ def _base_prediction(
 
 
 @torch.no_grad()
-def _settle(layers: dict[str, EditedLinear]) -> float:
+def _settle(layers: dict[str, EditedLinear], before: dict[str, Tensor]) -> float:
     """Settles the edits; returns the norm of this pass's change over that of the weights."""
     change = weights = 0.0
-    for layer in layers.values():
-        before = layer.edit
+    for name, layer in layers.items():
         layer.settle()
-        change += (layer.edit - before).double().square().sum().item()
+        change += (layer.edit - before[name]).double().square().sum().item()
         weights += layer.frozen.weight.double().square().sum().item()
     return _shown(math.sqrt(change / weights))

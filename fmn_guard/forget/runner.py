@@ -22,8 +22,8 @@ from ..plan import PassSpec, Plan
 from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, write_atomic, write_record
 from .patch import write_patch
-from .projector import RetainedLanguage, projector
 from .resteer import resteer
+from .retain import RetainedLanguage
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -102,10 +102,7 @@ def _run_pass(
 ) -> PassRecord:
     latents = _pictures_to_forget(pipeline, layers, spec, plan, checkpoint)
     shown = bytes_digest(np.ascontiguousarray(latents.cpu().numpy()).tobytes())
-    damper = None
-    if spec.projection is not None and spec.steps:
-        damper = projector(language.covariance(spec.retain), spec.projection).to(pipeline.device)
-    return resteer(pipeline, layers, spec, latents, damper, shown, progress)
+    return resteer(pipeline, layers, spec, latents, language.covariance(spec.retain), shown, progress)
 
 
 def _pictures_to_forget(

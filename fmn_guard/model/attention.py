@@ -98,13 +98,13 @@ def watch_attention(unet: UNet2DConditionModel, wanted: Tensor | None = None) ->
 
 
 class EditedLinear(nn.Module):
-    """A frozen linear map plus an edit: W + E + D P, with E, P fixed and D trained.
+    """A frozen linear map plus an edit: W + E + A B^T, with E, B fixed and A trained.
 
     Attributes:
         frozen: the checkpoint's own layer.
-        edit: (out, in), the edits of earlier passes.
-        free: (out, in), trained.
-        projector: (in, in), or None for the identity.
+        edit: (out, in), what passes have changed so far.
+        free: (out, r), trained; None outside of training.
+        basis: (in, r), the directions of the input in which the trained part acts.
         pristine: when set, the edits are left out: the base model speaks.
     """
 
@@ -113,7 +113,7 @@ class EditedLinear(nn.Module):
         self.frozen = frozen
         self.edit = torch.zeros_like(frozen.weight)
         self.free: Tensor | None = None
-        self.projector: Tensor | None = None
+        self.basis: Tensor | None = None
         self.pristine = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,16 +122,22 @@ class EditedLinear(nn.Module):
         if self.pristine:
             return out
         out = out + x @ self.edit.T
-        if self.free is not None:
-            out = out + (x if self.projector is None else x @ self.projector) @ self.free.T
+        if self.free is not None and self.basis is not None:
+            out = out + x @ self.basis @ self.free.T
         return out
+
+    def unfold(self, basis: Tensor) -> Tensor:
+        """Starts training in the directions of ``basis``, from no change; returns what is to be trained."""
+        self.basis = basis
+        self.free = self.frozen.weight.new_zeros(len(self.frozen.weight), basis.shape[1]).requires_grad_()
+        return self.free
 
     @torch.no_grad()
     def settle(self) -> None:
         """Adds the trained part to the edit and ends training."""
-        if self.free is not None:
-            self.edit = self.edit + (self.free if self.projector is None else self.free @ self.projector.T)
-        self.free = self.projector = None
+        if self.free is not None and self.basis is not None:
+            self.edit = self.edit + self.free @ self.basis.T
+        self.free = self.basis = None
 
 
 @contextmanager

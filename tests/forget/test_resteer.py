@@ -1,4 +1,4 @@
-"""One pass on a real, tiny model: what the loss does, what the projector protects, what is recorded."""
+"""One pass on a real, tiny model: what the loss does, where it acts, what is recorded."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import torch
 
 from fmn_guard.errors import PassError
 from fmn_guard.forget.resteer import resteer, watched_tokens
+from fmn_guard.forget.retain import RetainedLanguage, directions
 from fmn_guard.model.attention import edited_keys_and_values
 from fmn_guard.model.checkpoint import load_pipeline
+from fmn_guard.model.sampler import text_states
 from fmn_guard.plan import PassSpec, RetainSpec, TrainingPrompt
 
 PROMPTS = (
@@ -32,6 +34,8 @@ def spec(**changes) -> PassSpec:
         "steps": 12,
         "learning_rate": 0.05,
         "projection": None,
+        "directions": 4,
+        "preserve": None,
         "redirect_weight": 0.0,
         "repulsion": 0.0,
         "retain": RetainSpec(excluded_words=(), kept=(), forgotten=()),
@@ -50,9 +54,17 @@ def latents():
     return torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def run(pipeline, latents, projector=None, **changes):
+SHOWN = "sha256:" + "0" * 64
+
+
+@pytest.fixture(scope="module")
+def covariance(tiny_checkpoint):
+    return RetainedLanguage(load_pipeline(tiny_checkpoint), ("tiger", "dog"), 0).covariance(spec().retain)
+
+
+def run(pipeline, latents, covariance, **changes):
     with edited_keys_and_values(pipeline.unet) as layers:
-        record = resteer(pipeline, layers, spec(**changes), latents, projector, "sha256:" + "0" * 64)
+        record = resteer(pipeline, layers, spec(**changes), latents, covariance, SHOWN)
         return record, {name: layer.edit.clone() for name, layer in layers.items()}
 
 
@@ -61,70 +73,82 @@ def test_prompts_with_unequal_numbers_of_name_tokens_share_a_batch():
     assert wanted.tolist() == [[0, 0, 0, 0, 1, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0]]
 
 
-def test_attention_on_the_name_falls(pipeline, latents):
-    record, _ = run(pipeline, latents, steps=40)
+def test_attention_on_the_name_falls(pipeline, latents, covariance):
+    record, _ = run(pipeline, latents, covariance, steps=40)
     assert sum(record.attention_mass[-5:]) < 0.8 * sum(record.attention_mass[:5])
 
 
-def test_redirection_alone_brings_the_prediction_to_the_anchor_s(pipeline, latents):
-    record, _ = run(pipeline, latents, steps=60, redirect_weight=1000.0, learning_rate=3e-4)
+def test_redirection_alone_brings_the_prediction_to_the_anchor_s(pipeline, latents, covariance):
+    record, _ = run(pipeline, latents, covariance, steps=60, redirect_weight=1000.0, learning_rate=3e-4)
     assert sum(record.redirect_error[-10:]) < 0.8 * sum(record.redirect_error[:10])
 
 
-def test_only_keys_and_values_change_and_the_model_comes_back_as_it_was(pipeline, latents):
+def test_only_keys_and_values_change_and_the_model_comes_back_as_it_was(pipeline, latents, covariance):
     before = {name: weight.clone() for name, weight in pipeline.unet.state_dict().items()}
-    _, edits = run(pipeline, latents)
+    _, edits = run(pipeline, latents, covariance)
     assert all(name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) for name in edits)
     after = pipeline.unet.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
-def test_a_projected_edit_cannot_leave_the_projector_s_range(pipeline, latents):
-    projector = torch.diag(torch.cat([torch.zeros(16), torch.ones(16)]))
-    _, edits = run(pipeline, latents, projector)
-    for name, edit in edits.items():
-        assert torch.equal(edit[:, :16], torch.zeros_like(edit[:, :16])), name
-    assert any(edit[:, 16:].abs().sum() > 0 for edit in edits.values())
+def test_a_projected_edit_acts_in_its_directions_alone(pipeline, latents, covariance):
+    texts = [t for p in PROMPTS for t in (p.text, p.anchor)]
+    given, wanted = text_states(pipeline, texts).unflatten(0, (-1, 2)).unbind(1)
+    basis = directions(covariance, (given - wanted).flatten(0, 1), 1e-3, 4)
+    orthonormal, _ = torch.linalg.qr(basis.double())
+    elsewhere = (torch.eye(len(basis)) - orthonormal @ orthonormal.T).float()
+    _, edits = run(pipeline, latents, covariance, projection=1e-3)
+    for edit in edits.values():
+        assert (edit @ elsewhere).norm() <= 1e-3 * edit.norm()
 
 
-def test_no_steps_means_no_change_and_says_so(pipeline, latents):
-    record, edits = run(pipeline, latents, steps=0)
+def test_the_first_step_moves_the_retained_language_by_the_learning_rate(pipeline, latents, covariance):
+    _, edits = run(pipeline, latents, covariance, steps=1, learning_rate=0.01, projection=1e-6, directions=32)
+    weights = dict(pipeline.unet.named_parameters())
+    moved = sum(torch.trace(e.double() @ covariance @ e.double().T) for e in edits.values())
+    size = sum(torch.trace(weights[n].double() @ covariance @ weights[n].double().T) for n in edits)
+    assert (moved / size).sqrt().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_the_closed_form_start_alone_brings_the_prediction_near_the_anchor_s(pipeline, latents, covariance):
+    settings = {"steps": 1, "learning_rate": 1e-4, "projection": 1e-3, "redirect_weight": 10.0}
+    without, _ = run(pipeline, latents, covariance, **settings)
+    begun, _ = run(pipeline, latents, covariance, preserve=1.0, **settings)
+    assert begun.redirect_error[0] < 0.5 * without.redirect_error[0]
+
+
+def test_no_steps_means_no_change_and_says_so(pipeline, latents, covariance):
+    record, edits = run(pipeline, latents, covariance, steps=0, projection=1e-3, preserve=1.0)
     assert record.stopped == "no-steps"
     assert record.weight_change == 0
     assert not any(edit.any() for edit in edits.values())
 
 
-def test_a_loss_that_is_no_number_is_recorded_as_diverged_not_as_a_crash(pipeline, latents):
-    record, edits = run(pipeline, latents * float("inf"), steps=30, redirect_weight=10.0)
+def test_a_loss_that_is_no_number_is_recorded_as_diverged_not_as_a_crash(pipeline, latents, covariance):
+    record, edits = run(pipeline, latents * float("inf"), covariance, steps=30, redirect_weight=10.0)
     assert record.stopped == "diverged"
     assert record.steps == 1
     assert not any(edit.any() for edit in edits.values())
 
 
-def test_the_same_seed_gives_the_same_edit_bit_for_bit(pipeline, latents):
-    (first, a), (second, b) = run(pipeline, latents), run(pipeline, latents)
+def test_the_same_seed_gives_the_same_edit_bit_for_bit(pipeline, latents, covariance):
+    (first, a), (second, b) = run(pipeline, latents, covariance), run(pipeline, latents, covariance)
     assert first == second
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_watching_no_token_is_an_error_not_a_silent_no_op(pipeline, latents):
+def test_watching_no_token_is_an_error_not_a_silent_no_op(pipeline, latents, covariance):
     empty = (TrainingPrompt(text="a photo of lion", anchor="", positions=()),)
     with pytest.raises(PassError, match="no attention"):
-        run(pipeline, latents, prompts=empty)
+        run(pipeline, latents, covariance, prompts=empty)
 
 
-def test_a_second_pass_adds_to_the_first(pipeline, latents):
+def test_a_second_pass_adds_to_the_first(pipeline, latents, covariance):
     with edited_keys_and_values(pipeline.unet) as layers:
-        resteer(pipeline, layers, spec(), latents, None, "sha256:" + "0" * 64)
+        resteer(pipeline, layers, spec(), latents, covariance, SHOWN)
         first = {name: layer.edit.clone() for name, layer in layers.items()}
-        resteer(pipeline, layers, spec(steps=1, learning_rate=1e-6), latents, None, "sha256:" + "0" * 64)
+        resteer(pipeline, layers, spec(steps=1, learning_rate=1e-6), latents, covariance, SHOWN)
         for name, layer in layers.items():  # a tiny second pass: what the first did is still there
             torch.testing.assert_close(layer.edit, first[name], rtol=0, atol=1e-4)
         assert any(not torch.equal(layer.edit, first[name]) for name, layer in layers.items())
-
-
-def test_the_first_step_moves_coordinates_by_the_learning_rate_in_root_mean_square(pipeline, latents):
-    _, edits = run(pipeline, latents, steps=1, learning_rate=0.01)
-    moved = torch.cat([edit.flatten() for edit in edits.values()])
-    assert moved.square().mean().sqrt().item() == pytest.approx(0.01, rel=1e-4)

@@ -118,9 +118,9 @@ def test_a_settled_edit_maps_as_the_trained_layer_did():
     torch.manual_seed(1)
     layer = EditedLinear(torch.nn.Linear(6, 4, bias=False))
     layer.edit = torch.randn(4, 6)
-    layer.free = torch.randn(4, 6, requires_grad=True)
-    root = torch.randn(6, 6)
-    layer.projector = root @ root.T
+    free = layer.unfold(torch.randn(6, 3))
+    with torch.no_grad():
+        free += torch.randn(4, 3)
     x = torch.randn(5, 6)
     during = layer(x).detach()
     layer.settle()

@@ -62,6 +62,7 @@ def vae(work: Path, **options: object) -> None:
 
 @main.command()
 @leg(700)
+@click.option("--lr", default=1e-3, show_default=True)
 @click.pass_obj
 def clip(work: Path, **options: object) -> None:
     """Train CLIP, whose text tower the diffusion model uses frozen."""

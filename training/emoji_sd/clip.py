@@ -92,7 +92,7 @@ def tokens(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
 
 
-def run(work: Path, steps: int, minutes: float, restart: bool) -> None:
+def run(work: Path, steps: int, minutes: float, restart: bool, lr: float = 1e-3) -> None:
     torch.manual_seed(1)
     sprites = Sprites.load(work)
     tokenizer = build_tokenizer(work)
@@ -101,8 +101,10 @@ def run(work: Path, steps: int, minutes: float, restart: bool) -> None:
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(20_000_000 + step)
         scenes = [draw_scene(rng) for _ in range(BATCH)]
-        captions = [caption(scene, rng) or "a picture" for scene in scenes]
-        out = model(input_ids=tokens(tokenizer, captions), pixel_values=compose(sprites, scenes, rng, BROAD))
+        captions = [caption(scene, rng) or scene.entry.phrase for scene in scenes]
+        # attention is causal, so padding no further than the longest caption changes nothing
+        ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids
+        out = model(input_ids=ids, pixel_values=compose(sprites, scenes, rng, BROAD))
         # two rows with one caption are no contrast to each other: share the target among them
         same = torch.tensor([[a == b for b in captions] for a in captions], dtype=torch.float32)
         target = same / same.sum(1, keepdim=True)
@@ -111,7 +113,7 @@ def run(work: Path, steps: int, minutes: float, restart: bool) -> None:
         hit = (target.gather(1, logits.argmax(1, keepdim=True)) > 0).float().mean()
         return loss, {"top1": hit.item()}
 
-    train("clip", work, model, loss_of, steps=steps, lr=1e-3, minutes=minutes, restart=restart)
+    train("clip", work, model, loss_of, steps=steps, lr=lr, minutes=minutes, restart=restart)
 
 
 def run_vision(work: Path, steps: int, minutes: float, restart: bool) -> None:

@@ -1,8 +1,7 @@
-"""The retain projector: what keeps an edit away from the rest of the language.
+"""What a pass must leave alone, and the directions of the text states in which it may act.
 
-Let S (N x d) be the text states of all token positions of retained sentences and C = S^T S / N. The
-projector P = lam (C + lam I)^-1 passes directions that retained states hardly use and damps the others:
-keys and values of retained sentences then hardly move, whatever the dose (method note, section 6).
+Let S (N x d) be the text states of all token positions of retained sentences and C = S^T S / N. Whatever a pass
+does along a direction b, the keys and values of the retained language feel in proportion to b^T C b.
 """
 
 from __future__ import annotations
@@ -65,8 +64,25 @@ class RetainedLanguage:
         return total
 
 
-def projector(covariance: Tensor, damping: float) -> Tensor:
-    """P = lam (C + lam I)^-1, (d, d) float32, symmetric; eigenvalues in (0, 1]."""
-    eye = torch.eye(len(covariance), dtype=covariance.dtype)
-    damped: Tensor = damping * torch.linalg.inv(covariance + damping * eye)
-    return damped.float()
+def directions(covariance: Tensor, differences: Tensor, damping: float, count: int) -> Tensor:
+    """Directions in which the name shows most against what the retained language has there.
+
+    Fisher's discriminant: the leading generalised eigenvectors of K b = m (C + lam I) b, where K is the second
+    moment of what the name adds to the states. All are scaled to b^T (C + lam I) b = 1, so that a weight on one
+    costs the retained language as much as on another.
+
+    Args:
+        covariance: C, (d, d) float64.
+        differences: (M, d), states of sentences with the name minus those of their anchors.
+        damping: lam > 0, the variance below which a direction counts as unused.
+        count: how many, at most d.
+
+    Returns:
+        (d, count) float32, the most telling first.
+    """
+    damped = covariance + damping * torch.eye(len(covariance), dtype=covariance.dtype)
+    whiten = torch.linalg.inv(torch.linalg.cholesky(damped))
+    moment = differences.double().T @ differences.double() / len(differences)
+    _, vectors = torch.linalg.eigh(whiten @ moment @ whiten.T)  # ascending
+    leading: Tensor = whiten.T @ vectors.flip(1)[:, :count]
+    return leading.float()

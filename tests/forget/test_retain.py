@@ -1,12 +1,13 @@
-"""The retain projector: its algebra, and what its sentences name."""
+"""The retained language: what its sentences name, and the directions that tell a name from it."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
-from fmn_guard.forget.projector import KEEP_WEIGHT, RetainedLanguage, projector
+from fmn_guard.forget.retain import KEEP_WEIGHT, RetainedLanguage, directions
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.plan import RetainSpec
 
@@ -15,20 +16,23 @@ def spec(**changes: tuple[str, ...]) -> RetainSpec:
     return RetainSpec(**({"excluded_words": (), "kept": (), "forgotten": ()} | changes))
 
 
-def test_projector_is_lambda_times_the_inverse_of_c_plus_lambda():
-    states = np.random.default_rng(0).normal(size=(50, 6)) * [10, 5, 1, 0.1, 0.01, 0]
+def test_directions_are_the_leading_generalised_eigenvectors():
+    rng = np.random.default_rng(0)
+    states, differences = rng.normal(size=(50, 6)) * [10, 5, 1, 0.1, 0.01, 0], rng.normal(size=(20, 6))
     c = states.T @ states / len(states)
-    values, vectors = np.linalg.eigh(c)
-    expected = vectors @ np.diag(1e-3 / (values + 1e-3)) @ vectors.T
-    found = projector(torch.from_numpy(c), 1e-3).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.linalg.eigvalsh(found).max() <= 1 + 1e-6
+    _, vectors = scipy.linalg.eigh(differences.T @ differences / 20, c + 1e-3 * np.eye(6))
+    found = directions(torch.from_numpy(c), torch.from_numpy(differences), 1e-3, 3).numpy()
+    for i in range(3):  # eigenvectors have no sign
+        expected = vectors[:, -1 - i]
+        np.testing.assert_allclose(found[:, i] * np.sign(found[:, i] @ expected), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_strong_directions_are_damped_and_unused_ones_pass():
-    found = projector(torch.diag(torch.tensor([100.0, 0.0], dtype=torch.float64)), 1e-3)
-    assert found[0, 0] < 1e-4
-    assert found[1, 1] == 1
+def test_what_the_retained_language_uses_as_much_as_the_name_does_is_no_direction():
+    covariance = torch.diag(torch.tensor([100.0, 1.0, 1.0], dtype=torch.float64))
+    differences = torch.tensor([[10.0, 0.0, 3.0], [10.0, 0.0, 3.0]])
+    (direction,) = directions(covariance, differences, 1e-3, 1).T
+    assert direction.abs().argmax() == 2
+    assert direction[2].abs() > 20 * direction[0].abs()
 
 
 @pytest.fixture(scope="module")
