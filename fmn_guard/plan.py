@@ -81,8 +81,6 @@ class PassSpec(Record):
     """Weight of the retained language against the name in the closed-form start; None is no such start."""
     redirect_weight: float
     """Weight of the redirection term beside the attention mass."""
-    repulsion: float
-    """How far the redirection goes beyond the anchor, away from the name; 0 ends at the anchor."""
     retain: RetainSpec
     """What it must leave alone."""
     seed: int
@@ -148,8 +146,8 @@ def estimate(plan: Plan) -> Cost:
         passes=len(plan.passes),
         training_steps=steps,
         images=images,
-        # a training step asks the base for the anchor and for the name, then the model itself
-        unet_evaluations=images * plan.sampler.steps * guided + steps * TRAINING_BATCH * 3,
+        # a training step asks the base for the anchor, then the model itself
+        unet_evaluations=images * plan.sampler.steps * guided + steps * TRAINING_BATCH * 2,
     )
 
 
@@ -167,18 +165,16 @@ class _Preset:
     directions: int
     preserve: float
     redirect_weight: float
-    repulsion: float
 
 
 _PRESETS = {
     "guarded": _Preset(
-        steps=20,
-        learning_rate=1.2e-3,
-        projection=1e-3,
+        steps=15,
+        learning_rate=1e-3,
+        projection=1e-4,
         directions=8,
         preserve=40.0,
         redirect_weight=10.0,
-        repulsion=0.5,
     ),
 }
 
@@ -316,8 +312,6 @@ def _pass(
         directions=preset.directions,
         preserve=preset.preserve if damping != "off" else None,
         redirect_weight=preset.redirect_weight,
-        # a correction has somewhere to go: its expected reading, or whatever else the word can mean
-        repulsion=0.0 if kind == "correction" else preset.repulsion,
         retain=RetainSpec(
             excluded_words=tuple(sorted(content_words([*names, *eraser.hold_out]))),
             kept=tuple(dict.fromkeys(kept)),

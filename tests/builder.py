@@ -79,7 +79,6 @@ def forget(slug: str, kind: PassKind = "object", *aliases: str) -> PassSpec:
         directions=8,
         preserve=40.0,
         redirect_weight=10.0,
-        repulsion=0.0,
         retain=RetainSpec(excluded_words=(), kept=(), forgotten=()),
         seed=0,
     )

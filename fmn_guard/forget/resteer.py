@@ -2,7 +2,7 @@
 
 Departures from the published algorithm, all of them part of preset ``guarded``:
     - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
-    - a redirection term moves the prediction to that of the same sentence without the name, or beyond it;
+    - a redirection term moves the prediction to that of the same sentence without the name;
     - only keys and values of the cross-attentions change, in the few directions of the text states that tell the
       name from the retained language;
     - a closed-form solution comes first, and re-steering takes what it has left;
@@ -55,12 +55,9 @@ def resteer(
 
     Per step, on a batch of (picture, sentence, timestep):
 
-        L = mean_l A_l[name] + w || eps(x_t, sentence) - e ||^2
-        e = eps_base(x_t, anchor) + r (eps_base(x_t, anchor) - eps_base(x_t, sentence))
+        L = mean_l A_l[name] + w || eps(x_t, sentence) - eps_base(x_t, anchor) ||^2
 
-    The anchor is the sentence without the name, or with the expected reading of a correction. The
-    repulsion r is what ESD calls negative guidance (arXiv 2303.07345): without it, a sentence that
-    delivers just anything would still deliver the concept by chance.
+    The anchor is the sentence without the name, or with the expected reading of a correction.
 
     Args:
         pipeline: the model; only ``layers`` change.
@@ -105,8 +102,6 @@ def resteer(
             tape.wanted = watched_tokens(prompts, text.shape[1]).to(text.device)
             with torch.no_grad():
                 target = _base_prediction(pipeline, layers, x_t, t, torch.stack([states[p.anchor] for p in prompts]))
-                if spec.repulsion:
-                    target += spec.repulsion * (target - _base_prediction(pipeline, layers, x_t, t, text))
             tape.masses.clear()
             predicted = pipeline.unet(x_t, t, text).sample
             mass = tape.mass().mean()

@@ -37,7 +37,6 @@ def spec(**changes) -> PassSpec:
         "directions": 4,
         "preserve": None,
         "redirect_weight": 0.0,
-        "repulsion": 0.0,
         "retain": RetainSpec(excluded_words=(), kept=(), forgotten=()),
         "seed": 3,
     }

@@ -129,6 +129,7 @@ def run_vision(work: Path, steps: int, minutes: float, restart: bool) -> None:
     sprites = Sprites.load(work)
     tokenizer = build_tokenizer(work)
     model = build(tokenizer)
+    model.load_state_dict(torch.load(work / "clip_vision.ckpt", weights_only=True)["ema"])
     model.text_model.requires_grad_(False)
     rows = [
         (entry, style)
@@ -142,20 +143,21 @@ def run_vision(work: Path, steps: int, minutes: float, restart: bool) -> None:
         f"a photo of {name}" if bare else f"a photo of {name} in the style of {style}"
         for name, bare, (_, style) in zip(names, plain, rows, strict=True)
     ]
-    ids = tokens(tokenizer, sentences)
+    with torch.no_grad():
+        frozen = model.text_model(tokens(tokenizer, sentences)).pooler_output
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(25_000_000 + step)
         scenes = [draw_scene(rng, rng.choice(ENTRIES), rng.choice(STYLES)) for _ in range(BATCH)]
         image = model.get_image_features(pixel_values=compose(sprites, scenes, rng, BROAD)).pooler_output
-        text = model.get_text_features(input_ids=ids).pooler_output
+        text = model.text_projection(frozen)
         logits = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T * model.logit_scale.exp()
         target = torch.tensor([[float(row == (scene.entry, scene.style)) for row in rows] for scene in scenes])
         loss = F.cross_entropy(logits, target / target.sum(1, keepdim=True))
         hit = target.gather(1, logits.argmax(1, keepdim=True)).mean()
         return loss, {"top1": hit.item()}
 
-    train("clip_vision", work, model, loss_of, steps=steps, lr=7e-4, minutes=minutes, restart=restart)
+    train("clip_vision", work, model, loss_of, steps=steps, lr=1e-3, minutes=minutes, restart=restart)
 
 
 def load(work: Path) -> tuple[CLIPModel, CLIPTokenizer]:
