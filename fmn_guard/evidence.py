@@ -24,8 +24,9 @@ class PassRecord(Record):
     """Attention mass on the name's tokens before each step, in [0, 1]; the mean over layers, heads and pixels."""
     redirect_error: tuple[float, ...]
     """Mean squared error to the redirection's target before each step; lower is closer."""
-    weight_change: float
-    """Frobenius norm of the weight change over that of the weights it touches."""
+    drift: float
+    """What the pass cost words it was not about: the root mean square change of keys and values over the retained
+    language, relative to their size."""
     images_digest: Digest
     """Digest over the pictures it forgot from."""
 

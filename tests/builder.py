@@ -162,7 +162,7 @@ def make_passes(plan: Plan, patch_digest: str = digest("patch"), **changes: Any)
         "stopped": "ceiling",
         "attention_mass": (0.4, 0.2, 0.05),
         "redirect_error": (1.0, 0.5, 0.1),
-        "weight_change": 0.0123,
+        "drift": 0.0123,
         "images_digest": digest("images"),
     }
     return PassRecords(

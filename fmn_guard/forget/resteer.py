@@ -13,7 +13,7 @@ Departures from the published algorithm, all of them part of preset ``guarded``:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -84,7 +84,11 @@ def resteer(
         if spec.preserve is not None and spec.steps:
             redirect(layers, given, wanted, covariance, spec.preserve, spec.projection)
     trained = [layer.unfold(basis.to(latents.device)) for layer in layers.values()]
-    stride = spec.learning_rate * _size(layers, covariance) / _spread(basis, covariance)
+    stride = (
+        spec.learning_rate
+        * _size((layer.frozen.weight for layer in layers.values()), covariance)
+        / _spread(basis, covariance)
+    )
     velocity = [torch.zeros_like(part) for part in trained]
     generator = torch.Generator().manual_seed(spec.seed)
     masses: list[float] = []
@@ -116,8 +120,8 @@ def resteer(
             gradients = torch.autograd.grad(mass + spec.redirect_weight * error, trained)
             _descend(trained, velocity, gradients, stride * (1 - step / spec.steps))
             progress(_named(spec), step + 1, spec.steps)
-    change = _settle(layers, before)
-    if stopped == "ceiling" and change == 0:
+    drift = _settle(layers, before, covariance)
+    if stopped == "ceiling" and drift == 0:
         raise PassError(
             f"{_named(spec)}: {len(masses)} steps changed no weight",
             hint="raise spec.eraser.learning_rate",
@@ -128,16 +132,15 @@ def resteer(
         stopped=stopped,
         attention_mass=tuple(_shown(m) for m in masses),
         redirect_error=tuple(_shown(e) for e in errors),
-        weight_change=change,
+        drift=drift,
         images_digest=images_digest,
     )
 
 
-def _size(layers: dict[str, EditedLinear], covariance: Tensor) -> float:
-    """Root mean square of a key or value coordinate over the retained language, in the checkpoint as it came."""
-    weights = [layer.frozen.weight.detach().cpu().double() for layer in layers.values()]
-    power = sum(((w @ covariance) * w).sum().item() for w in weights)
-    return math.sqrt(power / sum(len(w) for w in weights))
+def _size(weights: Iterable[Tensor], covariance: Tensor) -> float:
+    """Root mean square of an output coordinate of linear maps, over inputs of this covariance."""
+    rows = [w.detach().cpu().double() for w in weights]
+    return math.sqrt(sum(((w @ covariance) * w).sum().item() for w in rows) / sum(len(w) for w in rows))
 
 
 def _spread(basis: Tensor, covariance: Tensor) -> float:
@@ -184,12 +187,9 @@ def _base_prediction(
     return predicted
 
 
-@torch.no_grad()
-def _settle(layers: dict[str, EditedLinear], before: dict[str, Tensor]) -> float:
-    """Settles the edits; returns the norm of this pass's change over that of the weights."""
-    change = weights = 0.0
-    for name, layer in layers.items():
+def _settle(layers: dict[str, EditedLinear], before: dict[str, Tensor], covariance: Tensor) -> float:
+    """Settles the edits; returns the drift of the retained language."""
+    for layer in layers.values():
         layer.settle()
-        change += (layer.edit - before[name]).double().square().sum().item()
-        weights += layer.frozen.weight.double().square().sum().item()
-    return _shown(math.sqrt(change / weights))
+    size = _size((layer.frozen.weight for layer in layers.values()), covariance)
+    return _shown(_size((layer.edit - before[name] for name, layer in layers.items()), covariance) / size)

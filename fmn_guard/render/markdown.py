@@ -132,14 +132,14 @@ def _tally_row(t: DetectorTally) -> tuple[str, ...]:
 
 
 def _passes(passes: PassRecords | None) -> Iterator[str]:
-    header = ("Pass", "Steps", "Stopped", "Attention mass, first to last", "Weight change")
+    header = ("Pass", "Steps", "Stopped", "Attention mass, first to last", "Drift of the retained language")
     rows = (
         (
             p.slug,
             str(p.steps),
             p.stopped,
             f"{p.attention_mass[0]:.3f} to {p.attention_mass[-1]:.3f}" if p.attention_mass else "none",
-            f"{100 * p.weight_change:.2f} %",
+            f"{100 * p.drift:.2f} %",
         )
         for p in (passes.passes if passes else ())
     )

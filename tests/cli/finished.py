@@ -81,7 +81,7 @@ def _pass(slug: str) -> PassRecord:
         stopped="ceiling",
         attention_mass=(0.5,),
         redirect_error=(0.1,),
-        weight_change=0.01,
+        drift=0.01,
         images_digest=DIGEST,
     )
 

@@ -120,7 +120,7 @@ def test_the_closed_form_start_alone_brings_the_prediction_near_the_anchor_s(pip
 def test_no_steps_means_no_change_and_says_so(pipeline, latents, covariance):
     record, edits = run(pipeline, latents, covariance, steps=0, projection=1e-3, preserve=1.0)
     assert record.stopped == "no-steps"
-    assert record.weight_change == 0
+    assert record.drift == 0
     assert not any(edit.any() for edit in edits.values())
 
 
