@@ -169,11 +169,11 @@ class _Preset:
 
 _PRESETS = {
     "guarded": _Preset(
-        steps=15,
-        learning_rate=1e-3,
+        steps=25,
+        learning_rate=1.2e-3,
         projection=1e-4,
         directions=8,
-        preserve=40.0,
+        preserve=60.0,
         redirect_weight=10.0,
     ),
 }
