@@ -13,8 +13,6 @@ from fmn_guard.audit.detectors import builtin_judge, nudenet
 from fmn_guard.record import canonical_json
 from fmn_guard.shipped import suites
 
-pytestmark = pytest.mark.slow  # minutes: seven runs of the whole flow
-
 RETAINED = ["lion", "pizza", "rocket", "rose", "robot", "castle", "guitar", "cat", "banana", "car", "fox", "ghost"]
 
 
@@ -70,6 +68,7 @@ def apply(*concepts: dict[str, object], out: str = "run", **eraser: object) -> R
 HAMBURGER = {"kind": "object", "phrase": "hamburger"}
 
 
+@pytest.mark.slow  # two whole runs
 def test_a_forgotten_concept_passes_twice_with_the_same_digests_and_the_gate_agrees(home: Path) -> None:
     first = apply(HAMBURGER, out="first")
     assert first.exit_code == 0, first.stderr
