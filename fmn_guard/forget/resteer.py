@@ -1,4 +1,4 @@
-"""Attention re-steering: the loss of Forget-Me-Not (arXiv 2303.17591) and our projected training loop.
+"""Attention re-steering: the loss of Forget-Me-Not (arXiv 2303.17591) and our training loop.
 
 Departures from the published algorithm, all of them part of preset ``guarded``:
     - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
@@ -57,7 +57,8 @@ def resteer(
 
         L = mean_l A_l[name] + w || eps(x_t, sentence) - eps_base(x_t, anchor) ||^2
 
-    The anchor is the sentence without the name, or with the expected reading of a correction.
+    The anchor is the sentence without the name, or with the expected reading of a correction. A projected pass
+    with ``preserve`` set begins with `redirect`, which stands even when the loop then diverges.
 
     Args:
         pipeline: the model; only ``layers`` change.
