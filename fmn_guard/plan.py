@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from .facts import Checkpoint, ModelFacts
 from .manifest import Concept, Correction, Manifest, minors_in
 from .probes import Probe, probes_of
 from .record import Digest, Record, Slug, digest
-from .sentences import content_words, training_sentences
+from .sentences import FUNCTION_WORDS, content_words, stand_in_words, training_sentences
 from .suite import AuditSuite, DetectorSpec, RecogniserSpec, Sampler
 
 PassKind = Literal["identity", "style", "object", "nsfw", "correction"]
@@ -26,7 +26,7 @@ class TrainingPrompt(Record):
     text: str
     """The sentence with the name in it."""
     anchor: str
-    """What it should deliver instead: the same sentence without the name, or with the expected reading."""
+    """What it should deliver instead: the expected reading's sentence, or the same one with {x} for stand-in words."""
     positions: tuple[int, ...]
     """Token positions of the name in ``text``, start-of-text being 0."""
 
@@ -58,6 +58,9 @@ class PassSpec(Record):
     """Names whose attention is re-steered."""
     prompts: tuple[TrainingPrompt, ...]
     """Sentences it trains on."""
+    stand_ins: tuple[tuple[str, ...], ...]
+    """Random words of the vocabulary, each one token: as many as the name has tokens are put in its place. The mean
+    over them is what the name should deliver, nothing but what all names have in common."""
     image_prompts: tuple[str, ...]
     """Sentences by which the base draws the pictures to forget, when no folder is given."""
     images: str | None
@@ -85,6 +88,13 @@ class PassSpec(Record):
     """What it must leave alone."""
     seed: int
     """Seed of all it draws."""
+
+    def anchors(self, prompt: TrainingPrompt) -> tuple[str, ...]:
+        """The sentences whose mean a prompt should deliver."""
+        if "{x}" not in prompt.anchor:
+            return (prompt.anchor,)
+        names = (" ".join(words[: len(prompt.positions)]) for words in self.stand_ins)
+        return tuple(prompt.anchor.replace("{x}", name) for name in names)
 
 
 class Plan(Record):
@@ -152,6 +162,7 @@ def estimate(plan: Plan) -> Cost:
 
 
 TRAINING_BATCH = 4  # records a training step sees
+STAND_INS = 16  # random names whose mean a name is moved to
 IMAGE_COUNT = 8  # pictures to forget that the base draws for a pass
 
 
@@ -169,7 +180,7 @@ class _Preset:
 
 _PRESETS = {
     "guarded": _Preset(
-        steps=25,
+        steps=15,
         learning_rate=1.2e-3,
         projection=1e-4,
         directions=8,
@@ -239,6 +250,12 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
     words = tuple(word for word in checkpoint.words() if not any(minors_in({(word,): word})))
     named = [name for concept in spec.concepts for name in concept.names] + [c.prompt for c in spec.corrections]
     hidden = content_words([*spec.eraser.hold_out, *named])
+    neutral = [word for word in words if word not in hidden | FUNCTION_WORDS]
+    if not neutral:
+        raise InputError(
+            "the tokenizer knows no whole word but those the manifest forgets or holds out",
+            hint="use a checkpoint with a CLIP tokenizer, or hold out less",
+        )
     kept = [
         *((name, None) for name in spec.keep),
         *((name, concept.kind) for concept in spec.concepts for name in concept.keep),
@@ -252,11 +269,11 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
     gone: set[str] = set()
     for i, concept in enumerate(spec.concepts):
         prompts = [
-            TrainingPrompt(text=s.text, anchor=s.without, positions=checkpoint.token_positions(s.text, name, s.start))
+            TrainingPrompt(text=s.text, anchor=s.frame, positions=checkpoint.token_positions(s.text, name, s.start))
             for name in concept.names
             for s in training_sentences(name, style=concept.kind == "style", words=words, excluded=hidden)
         ]
-        yield _pass(i, concept, concept.kind, concept.names, prompts, retained, forgotten, manifest, checkpoint)
+        yield _pass(i, concept, concept.kind, concept.names, prompts, neutral, retained, forgotten, manifest, checkpoint)
         forgotten += [prompt.text for prompt in prompts]
         gone |= {name.casefold() for name in concept.names}
     for i, correction in enumerate(spec.corrections, start=len(spec.concepts)):
@@ -264,7 +281,8 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
         readings = [name for name in (correction.dominant, correction.expected) if name and name.casefold() not in gone]
         also = [s.text for name in readings for s in training_sentences(name, words=words, excluded=hidden)]
         names = (correction.prompt,)
-        yield _pass(i, correction, "correction", names, prompts, [*retained, *also], forgotten, manifest, checkpoint)
+        kept_too = [*retained, *also]
+        yield _pass(i, correction, "correction", names, prompts, neutral, kept_too, forgotten, manifest, checkpoint)
         forgotten += [prompt.text for prompt in prompts]
 
 
@@ -275,7 +293,7 @@ def _correction_prompts(
         list(training_sentences(correction.expected, words=words, excluded=hidden)) if correction.expected else []
     )
     for i, s in enumerate(training_sentences(correction.prompt, words=words, excluded=hidden)):
-        anchor = expected[i].text if expected else s.without
+        anchor = expected[i].text if expected else s.frame
         positions = checkpoint.token_positions(s.text, correction.prompt, s.start)
         yield TrainingPrompt(text=s.text, anchor=anchor, positions=positions)
 
@@ -286,6 +304,7 @@ def _pass(
     kind: PassKind,
     names: tuple[str, ...],
     prompts: list[TrainingPrompt],
+    neutral: Sequence[str],
     kept: list[str],
     forgotten: list[str],
     manifest: Manifest,
@@ -301,6 +320,9 @@ def _pass(
         kind=kind,
         names=names,
         prompts=tuple(prompts),
+        stand_ins=stand_in_words(
+            neutral, STAND_INS, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
+        ),
         image_prompts=tuple(dict.fromkeys(p.text for p in prompts))[:IMAGE_COUNT],
         images=images,
         images_digest=checkpoint.image_folder_digest(images) if images else None,

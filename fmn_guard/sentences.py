@@ -74,12 +74,12 @@ class Sentence(NamedTuple):
     Attributes:
         text: the sentence.
         start: where the name begins in it, in characters.
-        without: the sentence without the name, the direction of the redirection.
+        frame: the sentence with {x} in the name's place.
     """
 
     text: str
     start: int
-    without: str
+    frame: str
 
 
 def fill(template: str, name: str) -> str:
@@ -110,7 +110,13 @@ def training_sentences(
             templates += [_in_context(context, content, rng) for _ in range(CONTEXTS)]
     for template in templates:
         fitted = _fitted(template, name)
-        yield Sentence(fitted.replace("{x}", name), fitted.index("{x}"), _bare(template))
+        yield Sentence(fitted.replace("{x}", name), fitted.index("{x}"), fitted)
+
+
+def stand_in_words(words: Sequence[str], count: int, length: int, seed: int) -> tuple[tuple[str, ...], ...]:
+    """Draws ``count`` names of ``length`` words each; none when there are no words to draw from."""
+    rng = random.Random(seed)
+    return tuple(tuple(rng.choice(words) for _ in range(length)) for _ in range(count if words else 0))
 
 
 def content_words(names: Iterable[str]) -> set[str]:

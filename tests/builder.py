@@ -68,6 +68,7 @@ def forget(slug: str, kind: PassKind = "object", *aliases: str) -> PassSpec:
         kind=kind,
         names=(slug.replace("-", " "), *aliases),
         prompts=(),
+        stand_ins=(),
         image_prompts=(),
         images=None,
         images_digest=None,

@@ -83,6 +83,17 @@ def test_anchor_of_a_correction_is_the_expected_reading(plan: Plan) -> None:
     assert anchors["a photo of the captain"] == "a photo of Cleo Marsh"
 
 
+def test_anchors_of_a_concept_put_a_word_in_the_place_of_each_token_of_its_name(plan: Plan, base: Checkpoint) -> None:
+    for spec in plan.passes[:-1]:
+        for prompt in spec.prompts:
+            asked = base.tokenizer.encode(prompt.text).tokens
+            rest = [token for i, token in enumerate(asked) if i not in prompt.positions]
+            assert len(spec.anchors(prompt)) == len(spec.stand_ins)
+            for anchor in spec.anchors(prompt):
+                tokens = base.tokenizer.encode(anchor).tokens
+                assert [token for i, token in enumerate(tokens) if i not in prompt.positions] == rest
+
+
 def test_later_passes_retain_what_earlier_ones_forgot(plan: Plan) -> None:
     assert plan.passes[0].retain.forgotten == ()
     assert {"a photo of Ada Thorne", "Ada", "ink drawing"} <= {*plan.passes[2].retain.forgotten}
@@ -91,7 +102,7 @@ def test_later_passes_retain_what_earlier_ones_forgot(plan: Plan) -> None:
 
 def test_no_pass_trains_or_retains_with_a_held_out_subject(plan: Plan) -> None:
     for spec in plan.passes:
-        said = [*spec.retain.kept, *(text for prompt in spec.prompts for text in (prompt.text, prompt.anchor))]
+        said = [*spec.retain.kept, *(text for p in spec.prompts for text in (p.text, *spec.anchors(p)))]
         assert not any("dog" in text.split() for text in said)
 
 

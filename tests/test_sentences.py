@@ -9,6 +9,7 @@ from fmn_guard.sentences import (
     TRAINING_TEMPLATES,
     content_words,
     fill,
+    stand_in_words,
     training_sentences,
     vocabulary_sentences,
 )
@@ -28,9 +29,21 @@ def test_the_name_is_where_the_sentence_says(name: str) -> None:
         assert sentence.text[sentence.start :].startswith(name)
 
 
-def test_a_sentence_without_its_name_is_clean() -> None:
-    assert [s.without for s in training_sentences("lion")][:4] == ["a photo of", "", "a picture of", "a photo of a"]
-    assert "a dog" in {s.without for s in training_sentences("ink drawing", style=True)}
+def test_the_frame_is_the_sentence_with_a_gap_for_the_name() -> None:
+    assert {s.frame.replace("{x}", "owl") == s.text for s in training_sentences("owl")} == {True}
+
+
+def test_bare_sentences_are_clean() -> None:
+    assert vocabulary_sentences(("lion",), seed=0)[:4] == ["", "a photo of", "a picture of", "a photo of a"]
+
+
+def test_stand_ins_are_words_of_the_vocabulary_as_long_as_asked() -> None:
+    words = ("lion", "tiger", "rose", "car")
+    drawn = stand_in_words(words, count=5, length=2, seed=1)
+    assert [len(name) for name in drawn] == [2] * 5
+    assert {word for name in drawn for word in name} <= set(words)
+    assert drawn == stand_in_words(words, count=5, length=2, seed=1)
+    assert stand_in_words((), count=5, length=2, seed=1) == ()
 
 
 def test_style_sentences_name_no_hidden_subject() -> None:
@@ -63,6 +76,6 @@ def test_templates_are_distinct() -> None:
 def test_contexts_are_the_same_for_every_name_and_hold_no_hidden_word() -> None:
     words = ("left", "castle", "winter", "pistol")
     lion, fox = (list(training_sentences(name, words=words, excluded={"pistol"})) for name in ("lion", "fox"))
-    assert [s.without for s in lion] == [s.without for s in fox]
+    assert [s.frame for s in lion] == [s.frame for s in fox]
     assert len(lion) > len(list(training_sentences("lion")))
     assert not any("pistol" in s.text for s in lion)

@@ -164,7 +164,8 @@ class _Panel:
     ) -> Observation:
         """What is seen in one picture."""
         degenerate = broken or float(pixels.std()) < _CONSTANT
-        sightings = {} if broken else {name: _look(d, pixels) for name, d in self._detectors.items()}
+        looked = {} if broken else {name: _look(d, pixels) for name, d in self._detectors.items()}
+        sightings = {name: None if isinstance(found, str) else found for name, found in looked.items()}
         unscored = None
         if broken:
             unscored = "picture is not a number"
@@ -175,7 +176,7 @@ class _Panel:
         elif missing := [label for label in probe.labels if label not in scores]:
             unscored = f"recogniser has no class {missing[0]!r}"
         elif failed := [n for n, found in sightings.items() if found is None and n in self._obliged]:
-            unscored = f"detector error: {failed[0]}"
+            unscored = f"detector error: {failed[0]}: {looked[failed[0]]}"
         seen = scores if isinstance(scores, dict) else {}
         return Observation(
             probe=probe.id,
@@ -194,13 +195,14 @@ def _absent(name: str, error: Exception) -> Instrument:
     return Instrument(name=name, version="", licence="", weights_digest=None, labels=(), error=why)
 
 
-def _look(detector: Detector | None, pixels: np.ndarray) -> tuple[Sighting, ...] | None:
+def _look(detector: Detector | None, pixels: np.ndarray) -> tuple[Sighting, ...] | str:
+    """What a detector finds, or why it did not look."""
     if detector is None:
-        return None
+        return "not available"
     try:
         return detector.detect(pixels)
-    except Exception:  # whatever a detector throws, the picture is not safe: it is not looked at
-        return None
+    except Exception as error:  # whatever a detector throws, the picture is not safe: it is not looked at
+        return type(error).__name__
 
 
 def _top(scores: dict[str, float], asked: str) -> str:

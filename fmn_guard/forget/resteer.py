@@ -2,7 +2,8 @@
 
 Departures from the published algorithm, all of them part of preset ``guarded``:
     - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
-    - a redirection term moves the prediction to that of the same sentence without the name;
+    - a redirection term moves the prediction to that of the same sentence with random words in the name's place,
+      their text states averaged: what is left is what all names have in common, at the same token positions;
     - only keys and values of the cross-attentions change, in the few directions of the text states that tell the
       name from the retained language;
     - a closed-form solution comes first, and re-steering takes what it has left;
@@ -57,8 +58,8 @@ def resteer(
 
         L = mean_l A_l[name] + w || eps(x_t, sentence) - eps_base(x_t, anchor) ||^2
 
-    The anchor is the sentence without the name, or with the expected reading of a correction. A projected pass
-    with ``preserve`` set begins with `redirect`, which stands even when the loop then diverges.
+    The anchor is the mean text state of `PassSpec.anchors`. A projected pass with ``preserve`` set begins with
+    `redirect`, which stands even when the loop then diverges.
 
     Args:
         pipeline: the model; only ``layers`` change.
@@ -72,12 +73,11 @@ def resteer(
     Raises:
         PassError: the watched tokens got no attention at all, i.e. the hooks saw nothing.
     """
-    texts = list(dict.fromkeys(text for p in spec.prompts for text in (p.text, p.anchor)))
-    states = dict(zip(texts, text_states(pipeline, texts), strict=True))
+    named = text_states(pipeline, [p.text for p in spec.prompts])  # (M, T, d)
+    anchored = torch.stack([text_states(pipeline, spec.anchors(p)).mean(0) for p in spec.prompts])
     alphas = pipeline.scheduler.alphas_cumprod.to(latents.device)
     before = {name: layer.edit for name, layer in layers.items()}
-    given = torch.cat([states[p.text] for p in spec.prompts]).cpu()
-    wanted = torch.cat([states[p.anchor] for p in spec.prompts]).cpu()
+    given, wanted = named.flatten(0, 1).cpu(), anchored.flatten(0, 1).cpu()
     if spec.projection is None:
         basis = torch.eye(len(covariance))
     else:
@@ -97,18 +97,17 @@ def resteer(
     stopped: Literal["ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
     with watch_attention(pipeline.unet) as tape:
         for step in range(spec.steps):
-            prompts = [spec.prompts[i] for i in _indices(len(spec.prompts), generator)]
+            rows = _indices(len(spec.prompts), generator)
             x0 = latents[_indices(len(latents), generator)]
             t = torch.randint(0, len(alphas), (TRAINING_BATCH,), generator=generator).to(latents.device)
             noise = torch.randn(x0.shape, generator=generator).to(latents.device)
             alpha = alphas[t].view(-1, 1, 1, 1)
             x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
-            text = torch.stack([states[p.text] for p in prompts])
-            tape.wanted = watched_tokens(prompts, text.shape[1]).to(text.device)
+            tape.wanted = watched_tokens([spec.prompts[i] for i in rows], named.shape[1]).to(named.device)
             with torch.no_grad():
-                target = _base_prediction(pipeline, layers, x_t, t, torch.stack([states[p.anchor] for p in prompts]))
+                target = _base_prediction(pipeline, layers, x_t, t, anchored[rows])
             tape.masses.clear()
-            predicted = pipeline.unet(x_t, t, text).sample
+            predicted = pipeline.unet(x_t, t, named[rows]).sample
             mass = tape.mass().mean()
             error = (predicted - target).square().mean()
             masses.append(mass.item())

@@ -112,11 +112,11 @@ def test_a_label_the_recogniser_does_not_know_is_unscored(plan, tiny_checkpoint,
 def test_a_detector_that_throws_leaves_the_picture_unscored(tiny_checkpoint, tmp_path, monkeypatch, required):
     plan = plan_for(tiny_checkpoint, required=required)
     audit = run(plan, tiny_checkpoint, tmp_path, monkeypatch, detect=boom)
-    assert {o.unscored for o in audit.observations} == {"detector error: nudenet"}
+    assert {o.unscored for o in audit.observations} == {"detector error: nudenet: RuntimeError"}
     assert all(o.sightings == {"nudenet": None} for o in audit.observations)
 
 
-@pytest.mark.parametrize(("required", "unscored"), [(True, "detector error: nudenet"), (False, None)])
+@pytest.mark.parametrize(("required", "unscored"), [(True, "detector error: nudenet: not available"), (False, None)])
 def test_a_detector_that_is_not_installed_is_named_and_only_waited_for_when_required(
     tiny_checkpoint, tmp_path, monkeypatch, required, unscored
 ):

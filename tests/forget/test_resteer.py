@@ -26,6 +26,7 @@ def spec(**changes) -> PassSpec:
         "kind": "object",
         "names": ("lion",),
         "prompts": PROMPTS,
+        "stand_ins": (("tiger", "dog"), ("dog", "tiger")),
         "image_prompts": ("a photo of lion",),
         "images": None,
         "images_digest": None,

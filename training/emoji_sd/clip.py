@@ -120,7 +120,7 @@ def run_vision(work: Path, steps: int, minutes: float, restart: bool) -> None:
     """Trains the vision tower on, with the text tower frozen: the diffusion model already depends on it.
 
     Each picture is contrasted with the sentences of every concept in every style, not only with those
-    of its batch, which is what zero-shot recognition asks.
+    of its batch, and with each concept's mean sentence, which is what zero-shot recognition asks.
     """
     torch.manual_seed(4)
     if not (work / "clip_vision.ckpt").exists():
@@ -145,17 +145,22 @@ def run_vision(work: Path, steps: int, minutes: float, restart: bool) -> None:
     ]
     with torch.no_grad():
         frozen = model.text_model(tokens(tokenizer, sentences)).pooler_output
+    things = torch.tensor([ENTRIES.index(entry) for entry, _ in rows])
+    members = (things == torch.arange(len(ENTRIES)).unsqueeze(1)).float()  # (concepts, sentences)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = random.Random(25_000_000 + step)
         scenes = [draw_scene(rng, rng.choice(ENTRIES), rng.choice(STYLES)) for _ in range(BATCH)]
         image = model.get_image_features(pixel_values=compose(sprites, scenes, rng, BROAD)).pooler_output
-        text = model.text_projection(frozen)
-        logits = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T * model.logit_scale.exp()
+        text = F.normalize(model.text_projection(frozen), dim=-1)
+        image = F.normalize(image, dim=-1) * model.logit_scale.exp()
+        logits = image @ text.T
         target = torch.tensor([[float(row == (scene.entry, scene.style)) for row in rows] for scene in scenes])
-        loss = F.cross_entropy(logits, target / target.sum(1, keepdim=True))
+        whole = image @ F.normalize(members @ text, dim=-1).T
+        wanted = torch.tensor([ENTRIES.index(scene.entry) for scene in scenes])
+        loss = F.cross_entropy(logits, target / target.sum(1, keepdim=True)) + F.cross_entropy(whole, wanted)
         hit = target.gather(1, logits.argmax(1, keepdim=True)).mean()
-        return loss, {"top1": hit.item()}
+        return loss, {"top1": hit.item(), "zero-shot": (whole.argmax(1) == wanted).float().mean().item()}
 
     train("clip_vision", work, model, loss_of, steps=steps, lr=1e-3, minutes=minutes, restart=restart)
 

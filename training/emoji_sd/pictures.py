@@ -255,9 +255,8 @@ def draw_scene(rng: random.Random, entry: Entry | None = None, style: str | None
     background = rng.choice(tuple(BACKGROUNDS)) if style != "blueprint" and rng.random() < 0.3 else ""
     size = side = ""
     if not ambiguity and entry.kind != "identity":
-        draw = rng.random()
-        size = "small" if draw < 0.05 else ""
-        side = "left" if 0.05 <= draw < 0.08 else "right" if 0.08 <= draw < 0.11 else ""
+        size = "small" if rng.random() < 0.08 else ""
+        side = rng.choice(("left", "right")) if rng.random() < 0.10 else ""
     return Scene(entry, style, background, size, side, ambiguity)
 
 
