@@ -95,7 +95,13 @@ def test_shipped_yaml_loads_with_the_loader_of_its_folder(path: Path) -> None:
     LOADERS[path.relative_to(ROOT).parts[0]](path)
 
 
-@pytest.mark.parametrize("path", _data_files(), ids=_name)
+@pytest.mark.parametrize("path", _files("benchmarks/development/*.yaml"), ids=_name)
+def test_what_the_eraser_is_tuned_on_loads(path: Path) -> None:
+    loaders = {"manifest": load_manifest, "policy": load_policy, "suite": load_suite}
+    loaders[path.stem](path)
+
+
+@pytest.mark.parametrize("path", [*_data_files(), *_files("benchmarks/development/*.yaml")], ids=_name)
 def test_shipped_yaml_names_a_schema_that_exists_for_editors(path: Path) -> None:
     first = path.read_text(encoding="utf-8").splitlines()[0]
     assert (named := re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first))
