@@ -88,6 +88,8 @@ class PassSpec(Record):
     """What it must leave alone."""
     seed: int
     """Seed of all it draws."""
+    threads: int
+    """CPU threads it computes on; fixed here because they change the last bits of the edit."""
 
     def anchors(self, prompt: TrainingPrompt) -> tuple[str, ...]:
         """The sentences whose mean a prompt should deliver."""
@@ -162,6 +164,7 @@ def estimate(plan: Plan) -> Cost:
 
 
 TRAINING_BATCH = 4  # records a training step sees
+TRAINING_THREADS = 2
 STAND_INS = 16  # random names whose mean a name is moved to
 IMAGE_COUNT = 8  # pictures to forget that the base draws for a pass
 
@@ -340,4 +343,5 @@ def _pass(
             forgotten=tuple(dict.fromkeys(forgotten)),
         ),
         seed=eraser.seed + index,
+        threads=TRAINING_THREADS,
     )

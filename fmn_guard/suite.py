@@ -27,7 +27,7 @@ class Sampler(Record):
     batch: Annotated[int, Field(ge=1, le=256)] = 16
     """Pictures drawn at once. Fixed here because it changes the last bits of a picture."""
     threads: Annotated[int, Field(ge=1, le=256)] = 2
-    """CPU threads of passes and drawing, for the same reason."""
+    """CPU threads that draw one batch, for the same reason; the other cores draw other batches."""
 
 
 class Retained(Record):

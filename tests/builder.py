@@ -82,6 +82,7 @@ def forget(slug: str, kind: PassKind = "object", *aliases: str) -> PassSpec:
         redirect_weight=10.0,
         retain=RetainSpec(excluded_words=(), kept=(), forgotten=()),
         seed=0,
+        threads=1,
     )
 
 

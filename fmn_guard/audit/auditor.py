@@ -7,11 +7,15 @@ recorded as unscored, with the reason; it is never dropped and never counted as 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ..errors import FmnGuardError
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 # Standard deviation of all pixel values, in grey levels, below which a picture is constant.
 _CONSTANT = 2.0
+_MOST_WORKERS = 4  # each holds a batch in memory
 
 
 def run_audit(
@@ -44,7 +49,8 @@ def run_audit(
 ) -> Audit:
     """Measures every probe of a plan on both models.
 
-    Killed at any moment, the same call goes on after the last finished batch.
+    Killed at any moment, the same call goes on after the last finished batch. Batches are drawn side by side on
+    as many cores as there are, to the same pictures.
 
     Args:
         plan: from `compile_plan`.
@@ -58,20 +64,27 @@ def run_audit(
     """
     panel = _Panel(plan)
     ledger = _Ledger(out, {"plan": plan.digest, "patched": patched_digest, "panel": panel.digest})
-    observations: list[Observation] = []
+    images = out / "images" if keep_images else None
     sides: tuple[tuple[Side, StableDiffusionPipeline], ...] = (("base", base), ("patched", patched))
-    done, total = 0, 2 * len(plan.probes)
-    for side, model in sides:
-        for start in range(0, len(plan.probes), plan.sampler.batch):
-            probes = plan.probes[start : start + plan.sampler.batch]
+    batches = [
+        (side, model, plan.probes[start : start + plan.sampler.batch])
+        for side, model in sides
+        for start in range(0, len(plan.probes), plan.sampler.batch)
+    ]
+    observations: list[Observation] = []
+    with _pool(plan.sampler.threads, base.device.type) as pool:
+        drawn = {
+            i: pool.submit(_observe, plan, model, side, probes, panel, images)
+            for i, (side, model, probes) in enumerate(batches)
+            if ledger.get(side, probes) is None
+        }
+        for i, (side, _, probes) in enumerate(batches):
             seen = ledger.get(side, probes)
             if seen is None:
-                with threads(plan.sampler.threads):
-                    seen = list(_observe(plan, model, side, probes, panel, out / "images" if keep_images else None))
+                seen = drawn[i].result()
                 ledger.add(seen)
             observations += seen
-            done += len(probes)
-            progress(f"auditing: {side}", done, total)
+            progress(f"auditing: {side}", len(observations), 2 * len(plan.probes))
     result = Audit(
         plan_digest=plan.digest,
         passes_digest=passes_digest,
@@ -84,6 +97,23 @@ def run_audit(
     return result
 
 
+@contextmanager
+def _pool(threads_each: int, device: str) -> Iterator[ThreadPoolExecutor]:
+    """Workers for batches, as many as the cores allow: what a batch gives depends on its own threads alone."""
+    cores = (os.cpu_count() or 1) if device == "cpu" else 1
+    workers = min(max(1, cores // threads_each), _MOST_WORKERS)
+    with (
+        threads(threads_each),
+        # torch counts threads for each thread that calls it
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads_each,)) as pool,
+    ):
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def _observe(
     plan: Plan,
     model: StableDiffusionPipeline,
@@ -91,7 +121,8 @@ def _observe(
     probes: tuple[Probe, ...],
     panel: _Panel,
     images: Path | None,
-) -> Iterator[Observation]:
+) -> list[Observation]:
+    """Draws a batch and looks at it."""
     sampler = plan.sampler
     latents = draw_latents(
         model,
@@ -106,13 +137,15 @@ def _observe(
     broken = (~pictures.isfinite()).flatten(1).any(1).tolist()
     pixels = to_pixels(pictures.nan_to_num())
     scores = panel.recognise(pixels)
+    observations = []
     for i, probe in enumerate(probes):
         seen = panel.observe(probe, side, pixels[i], broken[i], scores[i])
         if images is not None and not broken[i] and not _explicit(seen):
             path = images / side / f"{probe.id.replace('/', '-')}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[i]).save(path)
-        yield seen
+        observations.append(seen)
+    return observations
 
 
 def _explicit(seen: Observation) -> bool:

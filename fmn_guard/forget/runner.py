@@ -55,11 +55,12 @@ def run_plan(
     out.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(checkpoint.folder, device)
     language = RetainedLanguage(pipeline, checkpoint.words(), LANGUAGE_SEED)
-    with threads(plan.sampler.threads), edited_keys_and_values(pipeline.unet) as layers:
+    with edited_keys_and_values(pipeline.unet) as layers:
         ledger = _Ledger(out, plan.digest)
         records = ledger.resume(layers)
         for spec in plan.passes[len(records) :]:
-            records.append(_run_pass(pipeline, layers, spec, plan, checkpoint, language, progress))
+            with threads(spec.threads):
+                records.append(_run_pass(pipeline, layers, spec, plan, checkpoint, language, progress))
             ledger.keep(layers, records)
         edits = {name: layer.edit for name, layer in layers.items()}
         patch_digest = write_patch(

@@ -40,6 +40,7 @@ def spec(**changes) -> PassSpec:
         "redirect_weight": 0.0,
         "retain": RetainSpec(excluded_words=(), kept=(), forgotten=()),
         "seed": 3,
+        "threads": 1,
     }
     return PassSpec(**(values | changes))
 
