@@ -18,8 +18,10 @@ class PassRecord(Record):
     """The concept or correction."""
     steps: int
     """Optimiser steps taken."""
-    stopped: Literal["ceiling", "no-steps", "diverged"]
-    """Why it ended: step ceiling, nothing to do, or a loss that is not a number."""
+    stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"]
+    """Why it ended: no stop picture shows it, step ceiling, nothing to do, or a loss that is not a number."""
+    still_shown: tuple[float, ...]
+    """Share of stop pictures that show it at each look, in [0, 1]; empty where nobody looks."""
     attention_mass: tuple[float, ...]
     """Attention mass on the name's tokens before each step, in [0, 1]; the mean over layers, heads and pixels."""
     redirect_error: tuple[float, ...]

@@ -14,7 +14,7 @@ from .facts import Checkpoint, ModelFacts
 from .manifest import Concept, Correction, Manifest, minors_in
 from .probes import Probe, probes_of
 from .record import Digest, Record, Slug, digest
-from .sentences import FUNCTION_WORDS, content_words, stand_in_words, training_sentences
+from .sentences import FUNCTION_WORDS, content_words, stand_in_words, stop_sentences, training_sentences
 from .suite import AuditSuite, DetectorSpec, RecogniserSpec, Sampler
 
 PassKind = Literal["identity", "style", "object", "nsfw", "correction"]
@@ -45,6 +45,23 @@ class RetainSpec(Record):
     """Sentences that name what earlier passes forgot: what they now deliver is retained too."""
 
 
+class StopSpec(Record):
+    """How a pass sees that it is done: by pictures of its own, looked at by a recogniser that never judges."""
+
+    recogniser: Literal["emoji-clip"]
+    """A CLIP among the built-in models."""
+    shown: str
+    """The name it looks for."""
+    others: tuple[str, ...]
+    """Names it might see instead."""
+    prompts: tuple[str, ...]
+    """Sentences of the pictures, neither trained on nor audited."""
+    frames: tuple[str, ...]
+    """The same with {x} for the name, in which the recogniser compares the names."""
+    every: int
+    """Steps between two looks."""
+
+
 class PassSpec(Record):
     """One Forget-Me-Not pass, fully resolved."""
 
@@ -73,6 +90,8 @@ class PassSpec(Record):
     """Which algorithm."""
     steps: int
     """Step ceiling."""
+    stop: StopSpec | None
+    """How it ends sooner; None where no recogniser knows the checkpoint's world."""
     learning_rate: float
     """How far the first step moves keys and values of the retained language, relative to their size."""
     projection: float | None
@@ -143,7 +162,7 @@ class Cost(Record):
     training_steps: int
     """Optimiser steps, at most."""
     images: int
-    """Pictures drawn: both sides of every probe, and the pictures to forget."""
+    """Pictures drawn: both sides of every probe, the pictures to forget, and at most so many to stop by."""
     unet_evaluations: int
     """UNet evaluations of one picture, guidance counted twice."""
 
@@ -151,6 +170,9 @@ class Cost(Record):
 def estimate(plan: Plan) -> Cost:
     """Counts what a plan will do."""
     drawn = sum(spec.image_count for spec in plan.passes if spec.images is None)
+    for spec in plan.passes:
+        if spec.stop is not None and spec.steps:
+            drawn += len(spec.stop.prompts) * -(-spec.steps // spec.stop.every)
     images = 2 * len(plan.probes) + drawn
     guided = 2 if plan.sampler.guidance > 1 else 1
     steps = sum(spec.steps for spec in plan.passes)
@@ -165,6 +187,8 @@ def estimate(plan: Plan) -> Cost:
 
 TRAINING_BATCH = 4  # records a training step sees
 TRAINING_THREADS = 2
+LOOK_EVERY = 10  # steps
+STOP_PICTURES = 12
 STAND_INS = 16  # random names whose mean a name is moved to
 IMAGE_COUNT = 8  # pictures to forget that the base draws for a pass
 
@@ -174,6 +198,8 @@ class _Preset:
     """An algorithm's settings; the fields are those of `PassSpec`."""
 
     steps: int
+    steps_unwatched: int
+    """Steps where no recogniser says when to stop."""
     learning_rate: float
     projection: float
     directions: int
@@ -183,7 +209,8 @@ class _Preset:
 
 _PRESETS = {
     "guarded": _Preset(
-        steps=15,
+        steps=60,
+        steps_unwatched=15,
         learning_rate=1.2e-3,
         projection=1e-4,
         directions=8,
@@ -214,11 +241,12 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
         )
     passes = tuple(_passes(manifest, checkpoint))
     probes = tuple(probes_of(manifest, suite))
-    trained = {prompt.text.casefold() for spec in passes for prompt in spec.prompts}
+    own = {prompt.text.casefold() for spec in passes for prompt in spec.prompts}
+    own |= {prompt.casefold() for spec in passes if spec.stop for prompt in spec.stop.prompts}
     for probe in probes:
-        if probe.prompt.casefold() in trained:
+        if probe.prompt.casefold() in own:
             raise InputError(
-                f"suite {suite.metadata.name}: the audit prompt {probe.prompt!r} is one the eraser trains on",
+                f"suite {suite.metadata.name}: the audit prompt {probe.prompt!r} is one the eraser uses",
                 hint="use other sentences in the suite; a model must not be judged by what it was trained on",
             )
         checkpoint.token_positions(probe.prompt, "")  # refuses a prompt that the tokenizer would cut
@@ -276,7 +304,8 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
             for name in concept.names
             for s in training_sentences(name, style=concept.kind == "style", words=words, excluded=hidden)
         ]
-        yield _pass(i, concept, concept.kind, concept.names, prompts, neutral, retained, forgotten, manifest, checkpoint)
+        names = concept.names
+        yield _pass(i, concept, concept.kind, names, prompts, neutral, retained, forgotten, manifest, checkpoint)
         forgotten += [prompt.text for prompt in prompts]
         gone |= {name.casefold() for name in concept.names}
     for i, correction in enumerate(spec.corrections, start=len(spec.concepts)):
@@ -317,21 +346,25 @@ def _pass(
     preset = _PRESETS[eraser.preset]
     damping = preset.projection if eraser.projection is None else eraser.projection
     images = None if isinstance(subject, Correction) else subject.images
+    stand_ins = stand_in_words(
+        neutral, STAND_INS, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
+    )
+    stop = _stop(subject, kind, names, neutral, checkpoint)
+    usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
         index=index,
         slug=subject.slug,
         kind=kind,
         names=names,
         prompts=tuple(prompts),
-        stand_ins=stand_in_words(
-            neutral, STAND_INS, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
-        ),
+        stand_ins=stand_ins,
         image_prompts=tuple(dict.fromkeys(p.text for p in prompts))[:IMAGE_COUNT],
         images=images,
         images_digest=checkpoint.image_folder_digest(images) if images else None,
         image_count=len(checkpoint.pictures(images)) if images else IMAGE_COUNT,
         preset=eraser.preset,
-        steps=preset.steps if eraser.steps is None else eraser.steps,
+        steps=usual_steps if eraser.steps is None else eraser.steps,
+        stop=stop,
         learning_rate=preset.learning_rate if eraser.learning_rate is None else eraser.learning_rate,
         projection=None if damping == "off" else damping,
         directions=preset.directions,
@@ -344,4 +377,31 @@ def _pass(
         ),
         seed=eraser.seed + index,
         threads=TRAINING_THREADS,
+    )
+
+
+def _stop(
+    subject: Concept | Correction,
+    kind: PassKind,
+    names: tuple[str, ...],
+    neutral: Sequence[str],
+    checkpoint: Checkpoint,
+) -> StopSpec | None:
+    """Stop pictures, of all names in turn; none for a checkpoint whose world no recogniser knows."""
+    if checkpoint.facts.reference != "builtin:emoji-sd":
+        return None
+    known = [stop_sentences(name, style=kind == "style", words=neutral) for name in names]
+    each = max(STOP_PICTURES // len(known), 1)
+    pictures = [sentences[i % len(sentences)] for sentences in known for i in range(each)]
+    if isinstance(subject, Correction):
+        shown, also = subject.dominant, [subject.expected] if subject.expected else []
+    else:
+        shown, also = subject.phrase, [*subject.keep]
+    return StopSpec(
+        recogniser="emoji-clip",
+        shown=shown,
+        others=tuple(dict.fromkeys([*also, *neutral])),
+        prompts=tuple(text for text, _ in pictures),
+        frames=tuple(frame for _, frame in pictures),
+        every=LOOK_EVERY,
     )

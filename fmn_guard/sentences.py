@@ -43,6 +43,21 @@ STYLE_CONTEXT_TEMPLATES = (
 )
 CONTEXTS = 3  # random fillings of each
 
+# Sentences of the pictures by which a pass sees whether it is done; neither trained on nor audited.
+STOP_TEMPLATES = (
+    "an image of {x} on the left",
+    "a picture of a small {x}",
+    "a photo of a {x} on a purple background",
+    "a {x} in the style of {y}",
+    "a picture of {x} on an orange background",
+    "a small {x} on the right",
+)
+STYLE_STOP_TEMPLATES = (
+    "a picture of {subject} in the style of {x} on the right",
+    "a small {x} of {subject}",
+    "an image in the style of {x}",
+)
+
 STYLE_TRAINING_SUBJECTS = ("a dog", "a house", "a tree", "a person", "a car", "a flower")
 
 # Sentences every word of the vocabulary stands in; {y} and {z} are others, drawn at random, so that the
@@ -111,6 +126,24 @@ def training_sentences(
     for template in templates:
         fitted = _fitted(template, name)
         yield Sentence(fitted.replace("{x}", name), fitted.index("{x}"), fitted)
+
+
+def stop_sentences(name: str, *, style: bool = False, words: Sequence[str]) -> list[tuple[str, str]]:
+    """The sentences of stop pictures, each with its frame: the same with {x} in the name's place.
+
+    Args:
+        name: the name.
+        style: whether it names a style, which needs subjects.
+        words: a vocabulary to draw contexts from.
+    """
+    rng = random.Random(1)
+    templates = (
+        [t.replace("{subject}", s) for t in STYLE_STOP_TEMPLATES for s in STYLE_TRAINING_SUBJECTS[-2:]]
+        if style
+        else [_in_context(t, words, rng) for t in STOP_TEMPLATES]
+    )
+    frames = [_fitted(template, name) for template in dict.fromkeys(templates)]
+    return [(frame.replace("{x}", name), frame) for frame in frames]
 
 
 def stand_in_words(words: Sequence[str], count: int, length: int, seed: int) -> tuple[tuple[str, ...], ...]:

@@ -231,7 +231,7 @@ def test_plan_knows_no_policy_and_no_limit() -> None:
 
 def test_suite_that_asks_what_the_eraser_trains_on_is_refused(suite: AuditSuite, base: Checkpoint) -> None:
     templates = {**suite.spec.templates, "object": ("A photo of a {x}", *suite.spec.templates["object"])}
-    with pytest.raises(InputError, match="one the eraser trains on"):
+    with pytest.raises(InputError, match="one the eraser uses"):
         compile_plan(_manifest(concepts=[HAMBURGER]), _changed_suite(suite, templates=templates), base)
 
 

@@ -14,7 +14,7 @@ Departures from the published algorithm, all of them part of preset ``guarded``:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import PassError
 from ..evidence import PassRecord
-from ..model.attention import EditedLinear, watch_attention
+from ..model.attention import EditedLinear, speaking_as_base, watch_attention
 from ..model.sampler import text_states
 from ..plan import TRAINING_BATCH, PassSpec, TrainingPrompt
 from ..progress import Progress, silent
@@ -50,6 +50,7 @@ def resteer(
     latents: Tensor,
     covariance: Tensor,
     images_digest: str,
+    still_shown: Callable[[], float] | None = None,
     progress: Progress = silent,
 ) -> PassRecord:
     """Runs one pass on the edited keys and values; the edit is settled into the layers at its end.
@@ -68,6 +69,8 @@ def resteer(
         latents: (N, C, h, w), pictures to forget.
         covariance: C of the retained language, (d, d) float64.
         images_digest: digest of those pictures, for the record.
+        still_shown: says, in [0, 1], how many of the pass's stop pictures show the concept. It is asked every so
+            many steps, and the pass ends at 0; without it, at the ceiling.
         progress: told after each step.
 
     Raises:
@@ -90,38 +93,46 @@ def resteer(
         * _size((layer.frozen.weight for layer in layers.values()), covariance)
         / _spread(basis, covariance)
     )
-    velocity = [torch.zeros_like(part) for part in trained]
     generator = torch.Generator().manual_seed(spec.seed)
     masses: list[float] = []
     errors: list[float] = []
-    stopped: Literal["ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
-    with watch_attention(pipeline.unet) as tape:
-        for step in range(spec.steps):
-            rows = _indices(len(spec.prompts), generator)
-            x0 = latents[_indices(len(latents), generator)]
-            t = torch.randint(0, len(alphas), (TRAINING_BATCH,), generator=generator).to(latents.device)
-            noise = torch.randn(x0.shape, generator=generator).to(latents.device)
-            alpha = alphas[t].view(-1, 1, 1, 1)
-            x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
-            tape.wanted = watched_tokens([spec.prompts[i] for i in rows], named.shape[1]).to(named.device)
-            with torch.no_grad():
-                target = _base_prediction(pipeline, layers, x_t, t, anchored[rows])
-            tape.masses.clear()
-            predicted = pipeline.unet(x_t, t, named[rows]).sample
-            mass = tape.mass().mean()
-            error = (predicted - target).square().mean()
-            masses.append(mass.item())
-            errors.append(error.item())
-            if not math.isfinite(errors[-1]):
-                stopped = "diverged"
-                break
-            if step == 0 and masses[0] == 0:
-                raise PassError(f"{_named(spec)}: the name's tokens get no attention", hint="check the phrase")
-            gradients = torch.autograd.grad(mass + spec.redirect_weight * error, trained)
-            _descend(trained, velocity, gradients, stride * (1 - step / spec.steps))
-            progress(_named(spec), step + 1, spec.steps)
+    looks: list[float] = []
+    every = spec.stop.every if spec.stop and still_shown else spec.steps
+    stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
+    while stopped == "ceiling" and len(masses) < spec.steps:
+        length = min(every, spec.steps - len(masses))
+        velocity = [torch.zeros_like(part) for part in trained]
+        with watch_attention(pipeline.unet) as tape:
+            for step in range(length):
+                rows = _indices(len(spec.prompts), generator)
+                x0 = latents[_indices(len(latents), generator)]
+                t = torch.randint(0, len(alphas), (TRAINING_BATCH,), generator=generator).to(latents.device)
+                noise = torch.randn(x0.shape, generator=generator).to(latents.device)
+                alpha = alphas[t].view(-1, 1, 1, 1)
+                x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
+                tape.wanted = watched_tokens([spec.prompts[i] for i in rows], named.shape[1]).to(named.device)
+                with torch.no_grad():
+                    target = _base_prediction(pipeline, layers, x_t, t, anchored[rows])
+                tape.masses.clear()
+                predicted = pipeline.unet(x_t, t, named[rows]).sample
+                mass = tape.mass().mean()
+                error = (predicted - target).square().mean()
+                masses.append(mass.item())
+                errors.append(error.item())
+                if not math.isfinite(errors[-1]):
+                    stopped = "diverged"
+                    break
+                if len(masses) == 1 and masses[0] == 0:
+                    raise PassError(f"{_named(spec)}: the name's tokens get no attention", hint="check the phrase")
+                gradients = torch.autograd.grad(mass + spec.redirect_weight * error, trained)
+                _descend(trained, velocity, gradients, stride * (1 - step / length))
+                progress(_named(spec), len(masses), spec.steps)
+        if still_shown and stopped == "ceiling":
+            looks.append(_shown(still_shown()))
+            if looks[-1] == 0:
+                stopped = "forgotten"
     drift = _settle(layers, before, covariance)
-    if stopped == "ceiling" and drift == 0:
+    if stopped in ("ceiling", "forgotten") and drift == 0:
         raise PassError(
             f"{_named(spec)}: {len(masses)} steps changed no weight",
             hint="raise spec.eraser.learning_rate",
@@ -130,6 +141,7 @@ def resteer(
         slug=spec.slug,
         steps=len(masses),
         stopped=stopped,
+        still_shown=tuple(looks),
         attention_mass=tuple(_shown(m) for m in masses),
         redirect_error=tuple(_shown(e) for e in errors),
         drift=drift,
@@ -177,13 +189,8 @@ def _indices(population: int, generator: torch.Generator) -> list[int]:
 def _base_prediction(
     pipeline: StableDiffusionPipeline, layers: dict[str, EditedLinear], x_t: Tensor, t: Tensor, text: Tensor
 ) -> Tensor:
-    for layer in layers.values():
-        layer.pristine = True
-    try:
+    with speaking_as_base(layers):
         predicted: Tensor = pipeline.unet(x_t, t, text).sample
-    finally:
-        for layer in layers.values():
-            layer.pristine = False
     return predicted
 
 

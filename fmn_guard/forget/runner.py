@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import RefusedArtefact
 from ..evidence import PassRecord, PassRecords
 from ..facts import Checkpoint
-from ..model.attention import EditedLinear, edited_keys_and_values
+from ..model.attention import EditedLinear, edited_keys_and_values, speaking_as_base
 from ..model.checkpoint import load_pipeline
 from ..model.sampler import draw_latents, encode, threads
 from ..plan import PassSpec, Plan
@@ -24,11 +24,13 @@ from ..record import Digest, Record, bytes_digest, write_atomic, write_record
 from .patch import write_patch
 from .resteer import resteer
 from .retain import RetainedLanguage
+from .watch import StopWatch
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 LANGUAGE_SEED = 0
+STOP_SEED = 300_000_000
 IMAGE_SEED = 500_000  # far from the shipped suites' seeds, lest an audit picture start from a training picture's noise
 
 
@@ -103,7 +105,11 @@ def _run_pass(
 ) -> PassRecord:
     latents = _pictures_to_forget(pipeline, layers, spec, plan, checkpoint)
     shown = bytes_digest(np.ascontiguousarray(latents.cpu().numpy()).tobytes())
-    return resteer(pipeline, layers, spec, latents, language.covariance(spec.retain), shown, progress)
+    still_shown = None
+    if spec.stop is not None and spec.steps:
+        still_shown = StopWatch(pipeline, spec.stop, plan.sampler, STOP_SEED + 1000 * spec.seed).still_shown
+    covariance = language.covariance(spec.retain)
+    return resteer(pipeline, layers, spec, latents, covariance, shown, still_shown, progress)
 
 
 def _pictures_to_forget(
@@ -122,13 +128,8 @@ def _pictures_to_forget(
         return encode(pipeline, pictures)
     prompts = [spec.image_prompts[i % len(spec.image_prompts)] for i in range(spec.image_count)]
     seeds = [IMAGE_SEED + 1000 * spec.seed + i for i in range(spec.image_count)]
-    for layer in layers.values():
-        layer.pristine = True
-    try:
+    with speaking_as_base(layers):
         return draw_latents(pipeline, prompts, seeds, steps=plan.sampler.steps, guidance=plan.sampler.guidance, batch=8)
-    finally:
-        for layer in layers.values():
-            layer.pristine = False
 
 
 class _Done(Record):

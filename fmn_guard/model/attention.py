@@ -141,6 +141,18 @@ class EditedLinear(nn.Module):
 
 
 @contextmanager
+def speaking_as_base(layers: dict[str, EditedLinear]) -> Iterator[None]:
+    """Leaves the edits out meanwhile."""
+    for layer in layers.values():
+        layer.pristine = True
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer.pristine = False
+
+
+@contextmanager
 def edited_keys_and_values(unet: UNet2DConditionModel) -> Iterator[dict[str, EditedLinear]]:
     """Puts an `EditedLinear` in place of every cross-attention ``to_k`` and ``to_v``, and takes it out again.
 

@@ -16,7 +16,7 @@ from ..errors import InputError
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences the loaders' bars and advice: what is said on stderr is said by the command line."""
     libraries = (diffusers_logging, transformers_logging)
     before = [library.get_verbosity() for library in libraries]
@@ -33,7 +33,7 @@ def _quiet() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-with _quiet():  # importing it is what prints advice about torchvision
+with quiet():  # importing it is what prints advice about torchvision
     from diffusers import StableDiffusionPipeline
 
 
@@ -50,7 +50,7 @@ def load_pipeline(folder: Path, device: str = "cpu") -> StableDiffusionPipeline:
         InputError: a part is missing or does not fit its configuration.
     """
     try:
-        with _quiet():
+        with quiet():
             pipeline = StableDiffusionPipeline.from_pretrained(
                 folder,
                 use_safetensors=True,

@@ -132,12 +132,13 @@ def _tally_row(t: DetectorTally) -> tuple[str, ...]:
 
 
 def _passes(passes: PassRecords | None) -> Iterator[str]:
-    header = ("Pass", "Steps", "Stopped", "Attention mass, first to last", "Drift of the retained language")
+    header = ("Pass", "Steps", "Stopped", "Own pictures", "Attention mass, first to last", "Drift of language")
     rows = (
         (
             p.slug,
             str(p.steps),
             p.stopped,
+            ", ".join(f"{100 * share:.0f} %" for share in p.still_shown) or "not looked at",
             f"{p.attention_mass[0]:.3f} to {p.attention_mass[-1]:.3f}" if p.attention_mass else "none",
             f"{100 * p.drift:.2f} %",
         )

@@ -79,6 +79,7 @@ def _pass(slug: str) -> PassRecord:
         slug=slug,
         steps=1,
         stopped="ceiling",
+        still_shown=(),
         attention_mass=(0.5,),
         redirect_error=(0.1,),
         drift=0.01,

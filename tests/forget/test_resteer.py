@@ -33,6 +33,7 @@ def spec(**changes) -> PassSpec:
         "image_count": 4,
         "preset": "guarded",
         "steps": 12,
+        "stop": None,
         "learning_rate": 0.05,
         "projection": None,
         "directions": 4,

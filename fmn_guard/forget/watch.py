@@ -1,0 +1,53 @@
+"""Whether a pass is done: pictures of its own, looked at by a recogniser that never judges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model.clip import ZeroShot
+from ..model.sampler import decode, draw_latents
+from ..plan import StopSpec
+from ..shipped import shipped_model
+from ..suite import Sampler
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+# As for the judge: a picture shows what it is more likely to show than everything else together.
+_SHOWN = 0.5
+
+
+class StopWatch:
+    """Draws the stop pictures of a pass with the edits so far.
+
+    Args:
+        pipeline: the model, its keys and values edited.
+        stop: what to draw and what to look for.
+        sampler: how to draw.
+        first_seed: of the stop pictures.
+    """
+
+    def __init__(self, pipeline: StableDiffusionPipeline, stop: StopSpec, sampler: Sampler, first_seed: int) -> None:
+        self._pipeline, self._stop, self._sampler = pipeline, stop, sampler
+        self._seeds = range(first_seed, first_seed + len(stop.prompts))
+        self._recogniser = ZeroShot(shipped_model(stop.recogniser))
+        readings = {
+            frame: self._recogniser.text_vectors([frame.replace("{x}", name) for name in (stop.shown, *stop.others)])
+            for frame in dict.fromkeys(stop.frames)
+        }
+        self._readings = torch.stack([readings[frame] for frame in stop.frames])
+
+    def still_shown(self) -> float:
+        """Share of the stop pictures that show the concept, in [0, 1]."""
+        latents = draw_latents(
+            self._pipeline,
+            self._stop.prompts,
+            self._seeds,
+            steps=self._sampler.steps,
+            guidance=self._sampler.guidance,
+            batch=self._sampler.batch,
+        )
+        chosen = self._recogniser.choose(decode(self._pipeline, latents), self._readings)
+        return (chosen[:, 0] >= _SHOWN).float().mean().item()

@@ -1,0 +1,52 @@
+"""Zero-shot recognition by a CLIP: which of some texts a picture shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+
+from .checkpoint import quiet
+
+
+class ZeroShot:
+    """A CLIP whose preprocessing is a resize to its size and values in [-1, 1], as the built-in one's is.
+
+    Args:
+        folder: a transformers folder with safetensors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with quiet():
+            self._model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).float().eval()
+            self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+    @torch.inference_mode()
+    def text_vectors(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors of texts: (len(texts), d)."""
+        tokens = self._tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return F.normalize(self._model.get_text_features(input_ids=tokens).pooler_output, dim=-1)
+
+    @torch.inference_mode()
+    def choose(self, pictures: Tensor, vectors: Tensor) -> Tensor:
+        """Which of its texts each picture shows.
+
+        Args:
+            pictures: (B, 3, H, W) in [-1, 1].
+            vectors: (B, K, d), from `text_vectors`.
+
+        Returns:
+            (B, K), probabilities that sum to 1.
+        """
+        size = self._model.config.vision_config.image_size
+        pictures = pictures.cpu()
+        if pictures.shape[-2:] != (size, size):
+            pictures = F.interpolate(pictures, size=size, mode="area")
+        images = F.normalize(self._model.get_image_features(pixel_values=pictures).pooler_output, dim=-1)
+        logits = torch.einsum("bd,bkd->bk", images, vectors) * self._model.logit_scale.exp()
+        probabilities: Tensor = logits.softmax(-1)
+        return probabilities
