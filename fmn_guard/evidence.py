@@ -16,8 +16,10 @@ class PassRecord(Record):
 
     slug: Slug
     """The concept or correction."""
+    solutions: int
+    """Closed-form solutions tried, each more forceful; the last one stands."""
     steps: int
-    """Optimiser steps taken."""
+    """Optimiser steps taken after them."""
     stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"]
     """Why it ended: no stop picture shows it, step ceiling, nothing to do, or a loss that is not a number."""
     still_shown: tuple[float, ...]
@@ -27,7 +29,7 @@ class PassRecord(Record):
     redirect_error: tuple[float, ...]
     """Mean squared error to the redirection's target before each step; lower is closer."""
     drift: float
-    """What the pass cost words it was not about: the root mean square change of keys and values over the retained
+    """What the pass cost words it was not about: root mean square change of cross-attention values over the retained
     language, relative to their size."""
     images_digest: Digest
     """Digest over the pictures it forgot from."""

@@ -178,11 +178,11 @@ class EraserSettings(Record):
     """How the eraser works. Left out, a setting takes the preset's value, the same for every kind of concept."""
 
     preset: Literal["guarded"] = "guarded"
-    """``guarded``: attention re-steering of keys and values, kept away from the retained language."""
+    """``guarded``: attention re-steering of cross-attention values, kept away from the retained language."""
     steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Step ceiling of a pass; 0 does nothing at all."""
     learning_rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """How far the first step moves keys and values of the retained language, relative to their size."""
+    """How far the first step moves values of the retained language, relative to their size."""
     projection: Annotated[float, Field(gt=0, le=1)] | Literal["off"] | None = None
     """Variance below which a direction of the text states counts as unused by the retained language (smaller protects
     more), or ``off``."""

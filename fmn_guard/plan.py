@@ -93,14 +93,14 @@ class PassSpec(Record):
     stop: StopSpec | None
     """How it ends sooner; None where no recogniser knows the checkpoint's world."""
     learning_rate: float
-    """How far the first step moves keys and values of the retained language, relative to their size."""
+    """How far the first step moves values of the retained language, relative to their size."""
     projection: float | None
     """Variance below which a direction of the text states counts as unused by the retained language; None protects
     no language."""
     directions: int
     """Directions of the text states in which the pass acts, those that tell the name best from the language."""
-    preserve: float | None
-    """Weight of the retained language against the name in the closed-form start; None is no such start."""
+    preserve: tuple[float, ...]
+    """Weights of the retained language against the name in closed-form solutions, from careful to forceful."""
     redirect_weight: float
     """Weight of the redirection term beside the attention mass."""
     retain: RetainSpec
@@ -172,7 +172,7 @@ def estimate(plan: Plan) -> Cost:
     drawn = sum(spec.image_count for spec in plan.passes if spec.images is None)
     for spec in plan.passes:
         if spec.stop is not None and spec.steps:
-            drawn += len(spec.stop.prompts) * -(-spec.steps // spec.stop.every)
+            drawn += len(spec.stop.prompts) * (len(spec.preserve) - (-spec.steps // spec.stop.every))
     images = 2 * len(plan.probes) + drawn
     guided = 2 if plan.sampler.guidance > 1 else 1
     steps = sum(spec.steps for spec in plan.passes)
@@ -203,7 +203,9 @@ class _Preset:
     learning_rate: float
     projection: float
     directions: int
-    preserve: float
+    preserve: tuple[float, ...]
+    preserve_unwatched: float
+    """The one weight where no recogniser says when to stop."""
     redirect_weight: float
 
 
@@ -214,7 +216,8 @@ _PRESETS = {
         learning_rate=1.2e-3,
         projection=1e-4,
         directions=8,
-        preserve=60.0,
+        preserve=(20.0, 10.0, 5.0, 2.5),
+        preserve_unwatched=10.0,
         redirect_weight=10.0,
     ),
 }
@@ -368,7 +371,7 @@ def _pass(
         learning_rate=preset.learning_rate if eraser.learning_rate is None else eraser.learning_rate,
         projection=None if damping == "off" else damping,
         directions=preset.directions,
-        preserve=preset.preserve if damping != "off" else None,
+        preserve=() if damping == "off" else preset.preserve if stop else (preset.preserve_unwatched,),
         redirect_weight=preset.redirect_weight,
         retain=RetainSpec(
             excluded_words=tuple(sorted(content_words([*names, *eraser.hold_out]))),

@@ -1,4 +1,4 @@
-"""The closed-form start of a pass: one linear solve brings keys and values of the name near those of its anchor.
+"""The closed-form start of a pass: one linear solve brings values of the name near those of its anchor.
 
 The idea is that of the closed-form editors (UCE, arXiv 2308.14761); the retain set is the language's covariance
 instead of a list of concepts (method note, section 6).
@@ -23,7 +23,7 @@ def redirect(
         mean || (W + E + D) g - W n ||^2 + beta tr(D (C + lam I) D^T)
 
     Args:
-        layers: from `fmn_guard.model.attention.edited_keys_and_values`.
+        layers: from `fmn_guard.model.attention.edited_values`.
         given: (M, d), states of sentences with the name.
         wanted: (M, d), states of their anchors, position by position.
         covariance: C of the retained language, (d, d) float64.

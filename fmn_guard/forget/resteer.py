@@ -4,9 +4,11 @@ Departures from the published algorithm, all of them part of preset ``guarded``:
     - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
     - a redirection term moves the prediction to that of the same sentence with random words in the name's place,
       their text states averaged: what is left is what all names have in common, at the same token positions;
-    - only keys and values of the cross-attentions change, in the few directions of the text states that tell the
-      name from the retained language;
-    - a closed-form solution comes first, and re-steering takes what it has left;
+    - only the values of the cross-attentions change: what a name delivers where it is looked at. Changed keys change
+      where every word is looked at, and cost the retained language twice as much (docs/experiments.md);
+    - closed-form solutions come first, from careful to forceful; re-steering, in the few directions of the text states
+      that tell the name from the retained language, takes what they have left;
+    - a pass ends when none of its own pictures shows the concept;
     - the step is momentum of one length over all layers, falling to zero, instead of AdamW's (docs/experiments.md);
     - pictures are drawn by the base model, at uniform timesteps, in batches.
 """
@@ -53,18 +55,18 @@ def resteer(
     still_shown: Callable[[], float] | None = None,
     progress: Progress = silent,
 ) -> PassRecord:
-    """Runs one pass on the edited keys and values; the edit is settled into the layers at its end.
+    """Runs one pass on the edited values; the edit is settled into the layers at its end.
 
     Per step, on a batch of (picture, sentence, timestep):
 
         L = mean_l A_l[name] + w || eps(x_t, sentence) - eps_base(x_t, anchor) ||^2
 
-    The anchor is the mean text state of `PassSpec.anchors`. A projected pass with ``preserve`` set begins with
-    `redirect`, which stands even when the loop then diverges.
+    The anchor is the mean text state of `PassSpec.anchors`. A projected pass begins with `redirect` at each weight of
+    ``preserve`` in turn; the last solution stands even when the loop then diverges.
 
     Args:
         pipeline: the model; only ``layers`` change.
-        layers: from `fmn_guard.model.attention.edited_keys_and_values`.
+        layers: from `fmn_guard.model.attention.edited_values`.
         spec: the pass.
         latents: (N, C, h, w), pictures to forget.
         covariance: C of the retained language, (d, d) float64.
@@ -81,12 +83,23 @@ def resteer(
     alphas = pipeline.scheduler.alphas_cumprod.to(latents.device)
     before = {name: layer.edit for name, layer in layers.items()}
     given, wanted = named.flatten(0, 1).cpu(), anchored.flatten(0, 1).cpu()
-    if spec.projection is None:
+    damping = spec.projection
+    if damping is None:
         basis = torch.eye(len(covariance))
     else:
-        basis = directions(covariance, given - wanted, spec.projection, spec.directions)
-        if spec.preserve is not None and spec.steps:
-            redirect(layers, given, wanted, covariance, spec.preserve, spec.projection)
+        basis = directions(covariance, given - wanted, damping, spec.directions)
+    looks: list[float] = []
+    stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
+    solutions = 0
+    while damping is not None and stopped == "ceiling" and solutions < len(spec.preserve):
+        for name, layer in layers.items():
+            layer.edit = before[name]
+        redirect(layers, given, wanted, covariance, spec.preserve[solutions], damping)
+        solutions += 1
+        progress(f"{_named(spec)}, closed form", solutions, len(spec.preserve))
+        if still_shown:
+            looks.append(_shown(still_shown()))
+            stopped = "ceiling" if looks[-1] else "forgotten"
     trained = [layer.unfold(basis.to(latents.device)) for layer in layers.values()]
     stride = (
         spec.learning_rate
@@ -96,9 +109,7 @@ def resteer(
     generator = torch.Generator().manual_seed(spec.seed)
     masses: list[float] = []
     errors: list[float] = []
-    looks: list[float] = []
     every = spec.stop.every if spec.stop and still_shown else spec.steps
-    stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
     while stopped == "ceiling" and len(masses) < spec.steps:
         length = min(every, spec.steps - len(masses))
         velocity = [torch.zeros_like(part) for part in trained]
@@ -129,8 +140,7 @@ def resteer(
                 progress(_named(spec), len(masses), spec.steps)
         if still_shown and stopped == "ceiling":
             looks.append(_shown(still_shown()))
-            if looks[-1] == 0:
-                stopped = "forgotten"
+            stopped = "ceiling" if looks[-1] else "forgotten"
     drift = _settle(layers, before, covariance)
     if stopped in ("ceiling", "forgotten") and drift == 0:
         raise PassError(
@@ -139,6 +149,7 @@ def resteer(
         )
     return PassRecord(
         slug=spec.slug,
+        solutions=solutions,
         steps=len(masses),
         stopped=stopped,
         still_shown=tuple(looks),

@@ -1,7 +1,7 @@
 """What a pass must leave alone, and the directions of the text states in which it may act.
 
 Let S (N x d) be the text states of all token positions of retained sentences and C = S^T S / N. Whatever a pass
-does along a direction b, the keys and values of the retained language feel in proportion to b^T C b.
+does along a direction b, the values of the retained language feel in proportion to b^T C b.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import RefusedArtefact
 from ..evidence import PassRecord, PassRecords
 from ..facts import Checkpoint
-from ..model.attention import EditedLinear, edited_keys_and_values, speaking_as_base
+from ..model.attention import EditedLinear, edited_values, speaking_as_base
 from ..model.checkpoint import load_pipeline
 from ..model.sampler import draw_latents, encode, threads
 from ..plan import PassSpec, Plan
@@ -57,7 +57,7 @@ def run_plan(
     out.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(checkpoint.folder, device)
     language = RetainedLanguage(pipeline, checkpoint.words(), LANGUAGE_SEED)
-    with edited_keys_and_values(pipeline.unet) as layers:
+    with edited_values(pipeline.unet) as layers:
         ledger = _Ledger(out, plan.digest)
         records = ledger.resume(layers)
         for spec in plan.passes[len(records) :]:

@@ -23,7 +23,7 @@ class StopWatch:
     """Draws the stop pictures of a pass with the edits so far.
 
     Args:
-        pipeline: the model, its keys and values edited.
+        pipeline: the model, its values edited.
         stop: what to draw and what to look for.
         sampler: how to draw.
         first_seed: of the stop pictures.

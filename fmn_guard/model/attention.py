@@ -153,23 +153,19 @@ def speaking_as_base(layers: dict[str, EditedLinear]) -> Iterator[None]:
 
 
 @contextmanager
-def edited_keys_and_values(unet: UNet2DConditionModel) -> Iterator[dict[str, EditedLinear]]:
-    """Puts an `EditedLinear` in place of every cross-attention ``to_k`` and ``to_v``, and takes it out again.
+def edited_values(unet: UNet2DConditionModel) -> Iterator[dict[str, EditedLinear]]:
+    """Puts an `EditedLinear` in place of every cross-attention's ``to_v``, and takes it out again.
 
     Yields:
-        parameter name, e.g. ``...attn2.to_k.weight`` -> its edited layer.
+        parameter name, e.g. ``...attn2.to_v.weight`` -> its edited layer.
     """
     layers: dict[str, EditedLinear] = {}
     modules = cross_attentions(unet)
     try:
         for name, module in modules.items():
-            for side in ("to_k", "to_v"):
-                layer = EditedLinear(getattr(module, side))
-                setattr(module, side, layer)
-                layers[f"{name}.{side}.weight"] = layer
+            layers[f"{name}.to_v.weight"] = module.to_v = EditedLinear(module.to_v)
         yield layers
     finally:
         for module in modules.values():
-            for side in ("to_k", "to_v"):
-                if isinstance(edited := getattr(module, side), EditedLinear):
-                    setattr(module, side, edited.frozen)
+            if isinstance(module.to_v, EditedLinear):
+                module.to_v = module.to_v.frozen

@@ -132,10 +132,19 @@ def _tally_row(t: DetectorTally) -> tuple[str, ...]:
 
 
 def _passes(passes: PassRecords | None) -> Iterator[str]:
-    header = ("Pass", "Steps", "Stopped", "Own pictures", "Attention mass, first to last", "Drift of language")
+    header = (
+        "Pass",
+        "Closed forms",
+        "Steps",
+        "Stopped",
+        "Own pictures",
+        "Attention mass, first to last",
+        "Drift of language",
+    )
     rows = (
         (
             p.slug,
+            str(p.solutions),
             str(p.steps),
             p.stopped,
             ", ".join(f"{100 * share:.0f} %" for share in p.still_shown) or "not looked at",

@@ -8,7 +8,7 @@ import torch
 from fmn_guard.errors import PassError
 from fmn_guard.forget.resteer import resteer, watched_tokens
 from fmn_guard.forget.retain import RetainedLanguage, directions
-from fmn_guard.model.attention import edited_keys_and_values
+from fmn_guard.model.attention import edited_values
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.sampler import text_states
 from fmn_guard.plan import PassSpec, RetainSpec, TrainingPrompt
@@ -37,7 +37,7 @@ def spec(**changes) -> PassSpec:
         "learning_rate": 0.05,
         "projection": None,
         "directions": 4,
-        "preserve": None,
+        "preserve": (),
         "redirect_weight": 0.0,
         "retain": RetainSpec(excluded_words=(), kept=(), forgotten=()),
         "seed": 3,
@@ -65,7 +65,7 @@ def covariance(tiny_checkpoint):
 
 
 def run(pipeline, latents, covariance, **changes):
-    with edited_keys_and_values(pipeline.unet) as layers:
+    with edited_values(pipeline.unet) as layers:
         record = resteer(pipeline, layers, spec(**changes), latents, covariance, SHOWN)
         return record, {name: layer.edit.clone() for name, layer in layers.items()}
 
@@ -85,10 +85,10 @@ def test_redirection_alone_brings_the_prediction_to_the_anchor_s(pipeline, laten
     assert sum(record.redirect_error[-10:]) < 0.8 * sum(record.redirect_error[:10])
 
 
-def test_only_keys_and_values_change_and_the_model_comes_back_as_it_was(pipeline, latents, covariance):
+def test_only_values_change_and_the_model_comes_back_as_it_was(pipeline, latents, covariance):
     before = {name: weight.clone() for name, weight in pipeline.unet.state_dict().items()}
     _, edits = run(pipeline, latents, covariance)
-    assert all(name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) for name in edits)
+    assert all(name.endswith("attn2.to_v.weight") for name in edits)
     after = pipeline.unet.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
@@ -116,12 +116,12 @@ def test_the_first_step_moves_the_retained_language_by_the_learning_rate(pipelin
 def test_the_closed_form_start_alone_brings_the_prediction_near_the_anchor_s(pipeline, latents, covariance):
     settings = {"steps": 1, "learning_rate": 1e-4, "projection": 1e-3, "redirect_weight": 10.0}
     without, _ = run(pipeline, latents, covariance, **settings)
-    begun, _ = run(pipeline, latents, covariance, preserve=1.0, **settings)
+    begun, _ = run(pipeline, latents, covariance, preserve=(1.0,), **settings)
     assert begun.redirect_error[0] < 0.5 * without.redirect_error[0]
 
 
 def test_no_steps_means_no_change_and_says_so(pipeline, latents, covariance):
-    record, edits = run(pipeline, latents, covariance, steps=0, projection=1e-3, preserve=1.0)
+    record, edits = run(pipeline, latents, covariance, steps=0, projection=1e-3, preserve=(1.0,))
     assert record.stopped == "no-steps"
     assert record.drift == 0
     assert not any(edit.any() for edit in edits.values())
@@ -147,7 +147,7 @@ def test_watching_no_token_is_an_error_not_a_silent_no_op(pipeline, latents, cov
 
 
 def test_a_second_pass_adds_to_the_first(pipeline, latents, covariance):
-    with edited_keys_and_values(pipeline.unet) as layers:
+    with edited_values(pipeline.unet) as layers:
         resteer(pipeline, layers, spec(), latents, covariance, SHOWN)
         first = {name: layer.edit.clone() for name, layer in layers.items()}
         resteer(pipeline, layers, spec(steps=1, learning_rate=1e-6), latents, covariance, SHOWN)

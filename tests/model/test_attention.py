@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fmn_guard.errors import PassError
-from fmn_guard.model.attention import EditedLinear, cross_attentions, edited_keys_and_values, watch_attention
+from fmn_guard.model.attention import EditedLinear, cross_attentions, edited_values, watch_attention
 from fmn_guard.model.checkpoint import load_pipeline
 
 
@@ -99,11 +99,11 @@ def test_silent_hooks_are_an_error_not_a_zero_loss(unet):
 
 def test_edited_layers_are_the_base_until_they_are_trained_and_are_taken_out_again(unet):
     x, t, text = inputs()
-    frozen = {name: module.to_k for name, module in cross_attentions(unet).items()}
+    frozen = {name: module.to_v for name, module in cross_attentions(unet).items()}
     with torch.no_grad():
         before = unet(x, t, text).sample
-        with edited_keys_and_values(unet) as layers:
-            assert len(layers) == 2 * len(frozen)
+        with edited_values(unet) as layers:
+            assert len(layers) == len(frozen)
             torch.testing.assert_close(unet(x, t, text).sample, before)
             for layer in layers.values():
                 layer.edit = layer.edit + 0.1
@@ -111,7 +111,7 @@ def test_edited_layers_are_the_base_until_they_are_trained_and_are_taken_out_aga
             for layer in layers.values():
                 layer.pristine = True
             torch.testing.assert_close(unet(x, t, text).sample, before)
-    assert {name: module.to_k for name, module in cross_attentions(unet).items()} == frozen
+    assert {name: module.to_v for name, module in cross_attentions(unet).items()} == frozen
 
 
 def test_a_settled_edit_maps_as_the_trained_layer_did():
