@@ -177,8 +177,35 @@ def test_neighbours_are_asked_in_every_sentence(plan: Plan) -> None:
 def test_cost_counts_both_sides_and_guidance_twice(plan: Plan) -> None:
     cost = estimate(plan)
     drawn = sum(spec.image_count for spec in plan.passes)
-    assert cost.images == 2 * len(plan.probes) + drawn
+    looks = sum(len(spec.stop.prompts) * (len(spec.preserve) + spec.steps // spec.stop.every) for spec in plan.passes)
+    assert cost.images == 2 * len(plan.probes) + drawn + looks
     assert cost.unet_evaluations >= cost.images * plan.sampler.steps * 2
+
+
+def test_stop_pictures_are_neither_trained_on_nor_audited(plan: Plan) -> None:
+    trained = {prompt.text.casefold() for spec in plan.passes for prompt in spec.prompts}
+    audited = {probe.prompt.casefold() for probe in plan.probes}
+    for spec in plan.passes:
+        stop = {prompt.casefold() for prompt in spec.stop.prompts}
+        assert not stop & trained
+        assert not stop & audited
+
+
+def test_the_recogniser_of_a_pass_knows_the_neighbours_and_no_hidden_name(plan: Plan) -> None:
+    hamburger = plan.passes[2].stop
+    assert {"pizza", "doughnut"} <= {*hamburger.others}
+    assert not {"dog", "hamburger", "burger"} & {*hamburger.others}
+    assert plan.passes[-1].stop.shown == "Bruno Vale"
+    assert "Cleo Marsh" in plan.passes[-1].stop.others
+
+
+def test_a_checkpoint_that_no_recogniser_knows_is_erased_by_one_dose(tiny_checkpoint: Path, suite: AuditSuite) -> None:
+    checkpoint = describe_checkpoint(CheckpointRef(checkpoint=tiny_checkpoint.name), tiny_checkpoint.parent)
+    concepts = [{"kind": "object", "phrase": "lion"}]
+    manifest = _manifest(base={"checkpoint": tiny_checkpoint.name}, concepts=concepts)
+    only = compile_plan(manifest, suite, checkpoint).passes[0]
+    assert only.stop is None
+    assert len(only.preserve) == 1
 
 
 # ---- digest

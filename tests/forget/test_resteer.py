@@ -11,7 +11,7 @@ from fmn_guard.forget.retain import RetainedLanguage, directions
 from fmn_guard.model.attention import edited_values
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.sampler import text_states
-from fmn_guard.plan import PassSpec, RetainSpec, TrainingPrompt
+from fmn_guard.plan import PassSpec, RetainSpec, StopSpec, TrainingPrompt
 
 PROMPTS = (
     TrainingPrompt(text="a photo of lion", anchor="a photo of", positions=(4,)),
@@ -154,3 +154,39 @@ def test_a_second_pass_adds_to_the_first(pipeline, latents, covariance):
         for name, layer in layers.items():  # a tiny second pass: what the first did is still there
             torch.testing.assert_close(layer.edit, first[name], rtol=0, atol=1e-4)
         assert any(not torch.equal(layer.edit, first[name]) for name, layer in layers.items())
+
+
+STOP = StopSpec(recogniser="emoji-clip", shown="lion", others=("dog",), prompts=("lion",), frames=("{x}",), every=4)
+
+
+def looking(pipeline, latents, covariance, *shares, **changes):
+    seen = iter(shares)
+    with edited_values(pipeline.unet) as layers:
+        return resteer(
+            pipeline, layers, spec(stop=STOP, **changes), latents, covariance, SHOWN, still_shown=lambda: next(seen)
+        )
+
+
+def test_a_pass_takes_the_first_solution_after_which_nothing_is_shown(pipeline, latents, covariance):
+    ladder = {"projection": 1e-3, "preserve": (100.0, 10.0, 1.0)}
+    record = looking(pipeline, latents, covariance, 0.5, 0.0, **ladder)
+    assert (record.stopped, record.solutions, record.steps) == ("forgotten", 2, 0)
+    assert record.still_shown == (0.5, 0.0)
+    _, alone = run(pipeline, latents, covariance, steps=1, learning_rate=1e-9, projection=1e-3, preserve=(10.0,))
+    with edited_values(pipeline.unet) as layers:
+        shares = iter((0.5, 0.0))
+        resteer(
+            pipeline, layers, spec(stop=STOP, **ladder), latents, covariance, SHOWN, still_shown=lambda: next(shares)
+        )
+        for name, layer in layers.items():
+            torch.testing.assert_close(layer.edit, alone[name], rtol=1e-4, atol=1e-6)
+
+
+def test_re_steering_takes_what_the_solutions_left_and_looks_every_so_many_steps(pipeline, latents, covariance):
+    record = looking(pipeline, latents, covariance, 0.5, 0.5, 0.0, projection=1e-3, preserve=(10.0,))
+    assert (record.stopped, record.solutions, record.steps) == ("forgotten", 1, 8)
+
+
+def test_a_pass_that_never_clears_ends_at_its_ceiling(pipeline, latents, covariance):
+    record = looking(pipeline, latents, covariance, *[0.5] * 4, projection=1e-3, preserve=(10.0,))
+    assert (record.stopped, record.steps) == ("ceiling", 12)
