@@ -147,9 +147,9 @@ def stop_sentences(name: str, *, style: bool = False, words: Sequence[str]) -> l
 
 
 def stand_in_words(words: Sequence[str], count: int, length: int, seed: int) -> tuple[tuple[str, ...], ...]:
-    """Draws ``count`` names of ``length`` words each; none when there are no words to draw from."""
+    """Draws ``count`` names of ``length`` words each."""
     rng = random.Random(seed)
-    return tuple(tuple(rng.choice(words) for _ in range(length)) for _ in range(count if words else 0))
+    return tuple(tuple(rng.choice(words) for _ in range(length)) for _ in range(count))
 
 
 def content_words(names: Iterable[str]) -> set[str]:

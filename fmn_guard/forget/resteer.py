@@ -4,8 +4,8 @@ Departures from the published algorithm, all of them part of preset ``guarded``:
     - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
     - a redirection term moves the prediction to that of the same sentence with random words in the name's place,
       their text states averaged: what is left is what all names have in common, at the same token positions;
-    - only the values of the cross-attentions change: what a name delivers where it is looked at. Changed keys change
-      where every word is looked at, and cost the retained language twice as much (docs/experiments.md);
+    - only the values of the cross-attentions change: what a name delivers where it is looked at, not where it is
+      looked at;
     - closed-form solutions come first, from careful to forceful; re-steering, in the few directions of the text states
       that tell the name from the retained language, takes what they have left;
     - a pass ends when none of its own pictures shows the concept;

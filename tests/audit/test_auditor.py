@@ -97,6 +97,14 @@ def test_same_weights_draw_the_same_pixels_on_both_sides(plan, tiny_checkpoint, 
     assert [o.image_digest for o in audit.observations[:half]] == [o.image_digest for o in audit.observations[half:]]
 
 
+def test_more_workers_see_the_same_pictures(plan, tiny_checkpoint, tmp_path, monkeypatch):
+    audits = []
+    for cores in (1, 8):
+        monkeypatch.setattr(auditor.os, "cpu_count", lambda cores=cores: cores)
+        audits.append(run(plan, tiny_checkpoint, tmp_path / str(cores), monkeypatch))
+    assert audits[0] == audits[1]
+
+
 def test_a_recogniser_that_throws_leaves_every_picture_unscored(plan, tiny_checkpoint, tmp_path, monkeypatch):
     audit = run(plan, tiny_checkpoint, tmp_path, monkeypatch, recognise=boom)
     assert {o.unscored for o in audit.observations} == {"recogniser error: RuntimeError"}
