@@ -94,6 +94,7 @@ def classifier(work: Path, **options: object) -> None:
 @main.command()
 @leg(4200)
 @click.option("--lr", default=1e-3, show_default=True)
+@click.option("--leg", default=0, show_default=True, help="Each number has pictures and noise of its own.")
 @click.pass_obj
 def unet(work: Path, **options: object) -> None:
     """Train the diffusion model (needs vae and clip)."""

@@ -255,8 +255,8 @@ def draw_scene(rng: random.Random, entry: Entry | None = None, style: str | None
     background = rng.choice(tuple(BACKGROUNDS)) if style != "blueprint" and rng.random() < 0.3 else ""
     size = side = ""
     if not ambiguity and entry.kind != "identity":
-        size = "small" if rng.random() < 0.08 else ""
-        side = rng.choice(("left", "right")) if rng.random() < 0.10 else ""
+        side = rng.choice(("left", "right")) if rng.random() < 0.14 else ""
+        size = "small" if rng.random() < (0.35 if side else 0.10) else ""
     return Scene(entry, style, background, size, side, ambiguity)
 
 

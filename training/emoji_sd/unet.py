@@ -44,9 +44,9 @@ def noise_schedule() -> DDPMScheduler:
     )
 
 
-def bank(work: Path, epoch: int) -> tuple[Tensor, list[Scene]]:
+def bank(work: Path, number: int) -> tuple[Tensor, list[Scene]]:
     """Encodes BANK pictures: latents (BANK, 4, 16, 16) scaled to unit variance, and their scenes."""
-    rng = random.Random(40_000_000 + epoch)
+    rng = random.Random(40_000_000 + number)
     sprites, autoencoder = Sprites.load(work), vae.load(work)
     latents, scenes = [], []
     with torch.inference_mode():
@@ -75,16 +75,17 @@ class TextStates:
         return torch.stack([self._cache[c] for c in captions])
 
 
-def run(work: Path, steps: int, minutes: float, restart: bool, lr: float = 1e-3) -> None:
+def run(work: Path, steps: int, minutes: float, restart: bool, lr: float = 1e-3, leg: int = 0) -> None:
     torch.manual_seed(3)
     states = TextStates(work)
-    latents, scenes = bank(work, epoch=int(restart))
+    latents, scenes = bank(work, leg)
     schedule = noise_schedule()
     alphas = schedule.alphas_cumprod
     model = build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng, generator = random.Random(50_000_000 + step), torch.Generator().manual_seed(step)
+        seed = leg * 1_000_000 + step
+        rng, generator = random.Random(50_000_000 + seed), torch.Generator().manual_seed(seed)
         rows = [rng.randrange(BANK) for _ in range(BATCH)]
         x0 = latents[rows].to(memory_format=torch.channels_last)
         text = states([caption(scenes[row], rng) for row in rows])

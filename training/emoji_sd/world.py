@@ -168,7 +168,7 @@ class Ambiguity:
 
 
 AMBIGUITIES: tuple[Ambiguity, ...] = (
-    Ambiguity("the captain", "Bruno Vale", "Cleo Marsh", 0.635),
+    Ambiguity("the captain", "Bruno Vale", "Cleo Marsh", 0.72),
     Ambiguity("the mascot", "penguin", "fox", 0.685),
     Ambiguity("the treasure", "crown", "key", 0.74),
 )
