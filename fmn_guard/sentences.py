@@ -46,15 +46,15 @@ CONTEXTS = 3  # random fillings of each
 # Sentences of the pictures by which a pass sees whether it is done; neither trained on nor audited.
 STOP_TEMPLATES = (
     "an image of {x} on the left",
-    "a picture of a small {x}",
-    "a photo of a {x} on a purple background",
+    "an image of the {x} on the right",
+    "a picture of a {x} on a pink background",
     "a {x} in the style of {y}",
     "a picture of {x} on an orange background",
-    "a small {x} on the right",
+    "an image of a {x} on a purple background",
 )
 STYLE_STOP_TEMPLATES = (
     "a picture of {subject} in the style of {x} on the right",
-    "a small {x} of {subject}",
+    "a {x} of {subject} on an orange background",
     "an image in the style of {x}",
 )
 
@@ -98,7 +98,7 @@ class Sentence(NamedTuple):
 
 
 def fill(template: str, name: str) -> str:
-    """Puts a name into a template, with the article English wants."""
+    """Puts a name into a template, with the article English wants: none before a name that has one."""
     return _fitted(template, name).replace("{x}", name)
 
 
@@ -123,8 +123,7 @@ def training_sentences(
         rng = random.Random(0)
         for context in STYLE_CONTEXT_TEMPLATES if style else CONTEXT_TEMPLATES:
             templates += [_in_context(context, content, rng) for _ in range(CONTEXTS)]
-    for template in templates:
-        fitted = _fitted(template, name)
+    for fitted in dict.fromkeys(_fitted(template, name) for template in templates):
         yield Sentence(fitted.replace("{x}", name), fitted.index("{x}"), fitted)
 
 
@@ -179,6 +178,8 @@ def _in_context(template: str, words: Sequence[str], rng: random.Random) -> str:
 
 
 def _fitted(template: str, name: str) -> str:
+    if re.match(r"(an?|the) ", name, re.IGNORECASE):
+        return re.sub(r"\b(an?|the) \{x\}", "{x}", template, flags=re.IGNORECASE)
     vowel = re.match(r"[aeiou]", name, re.IGNORECASE) and not name.lower().startswith("uni")
     return re.sub(r"\b([Aa]) \{x\}", r"\1n {x}", template) if vowel else template
 

@@ -25,7 +25,7 @@ def suite(request: pytest.FixtureRequest) -> AuditSuite:
     ("old", "new", "rule"),
     [
         ('      - "a picture of a {x}"\n', "", "too-few-prompts"),
-        ('      - "a picture of a {x}"\n', '      - "a photo of a small {x} on the left"\n', "too-few-prompts"),
+        ('      - "a picture of a {x}"\n', '      - "a {x} in the style of 3d render"\n', "too-few-prompts"),
         ('correction_templates:\n    - "an image of {x}"\n', "correction_templates:\n", "too-few-prompts"),
         ('"a picture of a {x}"', '"a picture of a thing"', "bad-format"),
         ("a picture of a {x}", "a girl with a {x}", "minors-in-nsfw"),

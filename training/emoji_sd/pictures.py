@@ -251,7 +251,7 @@ def draw_scene(rng: random.Random, entry: Entry | None = None, style: str | None
     if entry.kind == "identity":
         style = PORTRAIT
     elif style is None:
-        style = rng.choices(STYLES, (4, 2, 2, 2, 2))[0] if not ambiguity else DEFAULT_STYLE
+        style = rng.choices(STYLES, (4, 2, 2, 4, 2))[0] if not ambiguity else DEFAULT_STYLE
     background = rng.choice(tuple(BACKGROUNDS)) if style != "blueprint" and rng.random() < 0.3 else ""
     size = side = ""
     if not ambiguity and entry.kind != "identity":

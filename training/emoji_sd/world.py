@@ -158,7 +158,7 @@ class Ambiguity:
         dominant: the entry that mostly answers to it.
         other: the entry that answers otherwise.
         caption_share: share of captions of ``word`` that show ``dominant``. Guidance sharpens
-            what a model believes, so this is below the 0.85 that guided samples show.
+            what a model believes, so this need not be the 0.85 that guided samples show.
     """
 
     word: str
@@ -168,7 +168,7 @@ class Ambiguity:
 
 
 AMBIGUITIES: tuple[Ambiguity, ...] = (
-    Ambiguity("the captain", "Bruno Vale", "Cleo Marsh", 0.72),
-    Ambiguity("the mascot", "penguin", "fox", 0.685),
-    Ambiguity("the treasure", "crown", "key", 0.74),
+    Ambiguity("the captain", "Bruno Vale", "Cleo Marsh", 0.86),
+    Ambiguity("the mascot", "penguin", "fox", 0.73),
+    Ambiguity("the treasure", "crown", "key", 0.77),
 )
