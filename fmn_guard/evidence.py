@@ -23,14 +23,14 @@ class PassRecord(Record):
     stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"]
     """Why it ended: no stop picture shows it, step ceiling, nothing to do, or a loss that is not a number."""
     still_shown: tuple[float, ...]
-    """Share of stop pictures that show it at each look, in [0, 1]; empty where nobody looks."""
+    """Mean probability at each look, in [0, 1], that a stop picture shows it; empty where nobody looks."""
     attention_mass: tuple[float, ...]
     """Attention mass on the name's tokens before each step, in [0, 1]; the mean over layers, heads and pixels."""
     redirect_error: tuple[float, ...]
     """Mean squared error to the redirection's target before each step; lower is closer."""
     drift: float
-    """What the pass cost words it was not about: root mean square change of cross-attention values over the retained
-    language, relative to their size."""
+    """What the passes so far cost words they were not about: root mean square change of what cross-attention values
+    deliver of the retained language, relative to its size."""
     images_digest: Digest
     """Digest over the pictures it forgot from."""
 

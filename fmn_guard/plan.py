@@ -38,11 +38,11 @@ class RetainSpec(Record):
     """
 
     excluded_words: tuple[str, ...]
-    """Words left out: the target's own, and what the manifest holds out for the audit."""
+    """Words left out: all that the manifest forgets or corrects, and what it holds out for the audit."""
     kept: tuple[str, ...]
     """Sentences that name what the manifest keeps, with extra weight."""
-    forgotten: tuple[str, ...]
-    """Sentences that name what earlier passes forgot: what they now deliver is retained too."""
+    forgotten: tuple[tuple[str, ...], ...]
+    """Of each earlier pass the sentences that name what it forgot: what they now deliver is retained too."""
 
 
 class StopSpec(Record):
@@ -97,12 +97,12 @@ class PassSpec(Record):
     projection: float | None
     """Variance below which a direction of the text states counts as unused by the retained language; None protects
     no language."""
-    directions: int
-    """Directions of the text states in which the pass acts, those that tell the name best from the language."""
     preserve: tuple[float, ...]
     """Weights of the retained language against the name in closed-form solutions, from careful to forceful."""
     redirect_weight: float
     """Weight of the redirection term beside the attention mass."""
+    language_weight: float
+    """Weight of the squared drift of the retained language beside it; 0 where no language is protected."""
     retain: RetainSpec
     """What it must leave alone."""
     seed: int
@@ -185,9 +185,9 @@ def estimate(plan: Plan) -> Cost:
     )
 
 
-TRAINING_BATCH = 4  # records a training step sees
+TRAINING_BATCH = 8  # records a training step sees
 TRAINING_THREADS = 2
-LOOK_EVERY = 10  # steps
+LOOK_EVERY = 20  # steps
 STOP_PICTURES = 12
 STAND_INS = 16  # random names whose mean a name is moved to
 IMAGE_COUNT = 8  # pictures to forget that the base draws for a pass
@@ -202,23 +202,23 @@ class _Preset:
     """Steps where no recogniser says when to stop."""
     learning_rate: float
     projection: float
-    directions: int
     preserve: tuple[float, ...]
     preserve_unwatched: float
     """The one weight where no recogniser says when to stop."""
     redirect_weight: float
+    language_weight: float
 
 
 _PRESETS = {
     "guarded": _Preset(
         steps=60,
-        steps_unwatched=15,
-        learning_rate=1.2e-3,
+        steps_unwatched=30,
+        learning_rate=5e-3,
         projection=1e-4,
-        directions=8,
-        preserve=(20.0, 10.0, 5.0, 2.5),
-        preserve_unwatched=10.0,
+        preserve=(640.0, 160.0, 40.0, 10.0),
+        preserve_unwatched=40.0,
         redirect_weight=10.0,
+        language_weight=4.0,
     ),
 }
 
@@ -282,8 +282,7 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
     spec = manifest.spec
     # random contexts must not put together what the hard rule refuses
     words = tuple(word for word in checkpoint.words() if not any(minors_in({(word,): word})))
-    named = [name for concept in spec.concepts for name in concept.names] + [c.prompt for c in spec.corrections]
-    hidden = content_words([*spec.eraser.hold_out, *named])
+    hidden = _hidden(manifest)
     neutral = [word for word in words if word not in hidden | FUNCTION_WORDS]
     if not neutral:
         raise InputError(
@@ -299,7 +298,7 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
         for name, kind in kept
         for s in training_sentences(name, style=kind == "style", words=words, excluded=hidden)
     ]
-    forgotten: list[str] = []
+    forgotten: list[tuple[str, ...]] = []
     gone: set[str] = set()
     for i, concept in enumerate(spec.concepts):
         prompts = [
@@ -309,7 +308,7 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
         ]
         names = concept.names
         yield _pass(i, concept, concept.kind, names, prompts, neutral, retained, forgotten, manifest, checkpoint)
-        forgotten += [prompt.text for prompt in prompts]
+        forgotten.append(tuple(prompt.text for prompt in prompts))
         gone |= {name.casefold() for name in concept.names}
     for i, correction in enumerate(spec.corrections, start=len(spec.concepts)):
         prompts = list(_correction_prompts(correction, checkpoint, words, hidden))
@@ -318,7 +317,14 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
         names = (correction.prompt,)
         kept_too = [*retained, *also]
         yield _pass(i, correction, "correction", names, prompts, neutral, kept_too, forgotten, manifest, checkpoint)
-        forgotten += [prompt.text for prompt in prompts]
+        forgotten.append(tuple(prompt.text for prompt in prompts))
+
+
+def _hidden(manifest: Manifest) -> set[str]:
+    """Words no retained sentence may hold: they are forgotten or corrected, or held out for the audit."""
+    spec = manifest.spec
+    named = [name for concept in spec.concepts for name in concept.names] + [c.prompt for c in spec.corrections]
+    return content_words([*spec.eraser.hold_out, *named])
 
 
 def _correction_prompts(
@@ -341,7 +347,7 @@ def _pass(
     prompts: list[TrainingPrompt],
     neutral: Sequence[str],
     kept: list[str],
-    forgotten: list[str],
+    forgotten: list[tuple[str, ...]],
     manifest: Manifest,
     checkpoint: Checkpoint,
 ) -> PassSpec:
@@ -370,13 +376,13 @@ def _pass(
         stop=stop,
         learning_rate=preset.learning_rate if eraser.learning_rate is None else eraser.learning_rate,
         projection=None if damping == "off" else damping,
-        directions=preset.directions,
         preserve=() if damping == "off" else preset.preserve if stop else (preset.preserve_unwatched,),
         redirect_weight=preset.redirect_weight,
+        language_weight=0.0 if damping == "off" else preset.language_weight,
         retain=RetainSpec(
-            excluded_words=tuple(sorted(content_words([*names, *eraser.hold_out]))),
+            excluded_words=tuple(sorted(_hidden(manifest))),
             kept=tuple(dict.fromkeys(kept)),
-            forgotten=tuple(dict.fromkeys(forgotten)),
+            forgotten=tuple(forgotten),
         ),
         seed=eraser.seed + index,
         threads=TRAINING_THREADS,

@@ -1,40 +1,46 @@
-"""The closed-form start of a pass: one linear solve brings values of the name near those of its anchor.
+"""The closed-form solutions of a pass: one linear solve a head brings what it reads of the name near the anchor.
 
-The idea is that of the closed-form editors (UCE, arXiv 2308.14761); the retain set is the language's covariance
-instead of a list of concepts (method note, section 6).
+The idea is that of the closed-form editors (UCE, arXiv 2308.14761). Two things differ: the retain set is the language
+itself instead of a list of concepts (method note, section 6), and states count as heads read them.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from ..model.attention import EditedLinear
+from .reading import Moments
 
 
 @torch.no_grad()
 def redirect(
-    layers: dict[str, EditedLinear], given: Tensor, wanted: Tensor, covariance: Tensor, preserve: float, damping: float
+    layers: dict[str, EditedLinear],
+    given: Moments,
+    crossed: Moments,
+    language: Moments,
+    preserve: float,
+    damping: float,
 ) -> None:
-    """Adds to each layer's edit the least-squares change that maps the given states as the wanted ones were mapped.
+    """Adds to each layer's edit the least-squares change that delivers the anchor where the name is read.
 
-    With W the checkpoint's weight, E the edit so far and (g, n) the pairs of states, the change D minimises
+    With W the checkpoint's weight, E the edit so far, g what a head reads of the name, n what the same attention reads
+    of the anchor and C the language's moment, the change D of each head minimises
 
         mean || (W + E + D) g - W n ||^2 + beta tr(D (C + lam I) D^T)
 
     Args:
         layers: from `fmn_guard.model.attention.edited_values`.
-        given: (M, d), states of sentences with the name.
-        wanted: (M, d), states of their anchors, position by position.
-        covariance: C of the retained language, (d, d) float64.
+        given: means of g g^T.
+        crossed: means of n g^T.
+        language: C.
         preserve: beta > 0; larger keeps more of the language and leaves more of the name.
         damping: lam > 0.
     """
-    given, wanted = given.double(), wanted.double()
-    eye = torch.eye(len(covariance), dtype=torch.float64)
-    moment = given.T @ given / len(given)
-    solve = given @ torch.linalg.inv(preserve * (covariance + damping * eye) + moment) / len(given)
-    for layer in layers.values():
-        weight = layer.frozen.weight.cpu().double()
-        rest = wanted @ weight.T - given @ (weight + layer.edit.cpu().double()).T
-        layer.edit = layer.edit + (rest.T @ solve).to(layer.edit)
+    for name, layer in layers.items():
+        weight, edit = layer.by_head(layer.frozen.weight), layer.by_head(layer.edit)
+        rest = weight @ crossed[name] - (weight + edit) @ given[name]  # (heads, out / heads, d)
+        eye = torch.eye(rest.shape[-1], dtype=torch.float64)
+        system = preserve * (language[name] + damping * eye) + given[name]
+        # not inv(): MKL's batched LU fails on several threads
+        change = torch.cholesky_solve(rest.mT, torch.linalg.cholesky(system)).mT
+        layer.edit = layer.edit + change.flatten(0, 1).to(layer.edit)

@@ -4,19 +4,20 @@ Departures from the published algorithm, all of them part of preset ``guarded``:
     - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
     - a redirection term moves the prediction to that of the same sentence with random words in the name's place,
       their text states averaged: what is left is what all names have in common, at the same token positions;
+    - a third term holds the retained language: what the values deliver of it may hardly change;
     - only the values of the cross-attentions change: what a name delivers where it is looked at, not where it is
       looked at;
-    - closed-form solutions come first, from careful to forceful; re-steering, in the few directions of the text states
-      that tell the name from the retained language, takes what they have left;
-    - a pass ends when none of its own pictures shows the concept;
-    - the step is momentum of one length over all layers, falling to zero, instead of AdamW's (docs/experiments.md);
+    - closed-form solutions come first, from careful to forceful, until the concept fades from the pass's own pictures;
+      re-steering takes what they have left, until none of those pictures shows it;
+    - the step is momentum of one length, relative to the size of the values and falling to zero between two looks,
+      instead of AdamW's (docs/experiments.md);
     - pictures are drawn by the base model, at uniform timesteps, in batches.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -29,12 +30,16 @@ from ..model.sampler import text_states
 from ..plan import TRAINING_BATCH, PassSpec, TrainingPrompt
 from ..progress import Progress, silent
 from .closed_form import redirect
-from .retain import directions
+from .reading import Moments, moments, noised
+from .retain import Retained
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 MOMENTUM = 0.8
+GONE = 0.05  # of twelve stop pictures not one shows the concept
+FADING = 0.8  # share still shown below which re-steering is the better way on
+_READINGS = 120  # records in which a name is read, at least
 
 
 def watched_tokens(prompts: Sequence[TrainingPrompt], length: int) -> Tensor:
@@ -50,7 +55,7 @@ def resteer(
     layers: dict[str, EditedLinear],
     spec: PassSpec,
     latents: Tensor,
-    covariance: Tensor,
+    retained: Retained,
     images_digest: str,
     still_shown: Callable[[], float] | None = None,
     progress: Progress = silent,
@@ -59,20 +64,22 @@ def resteer(
 
     Per step, on a batch of (picture, sentence, timestep):
 
-        L = mean_l A_l[name] + w || eps(x_t, sentence) - eps_base(x_t, anchor) ||^2
+        L = mean_l A_l[name] + w || eps(x_t, sentence) - eps_base(x_t, anchor) ||^2 + v strain
 
-    The anchor is the mean text state of `PassSpec.anchors`. A projected pass begins with `redirect` at each weight of
+    The anchor is the mean text state of `PassSpec.anchors`. Strain is how far, squared and relative to its size, what
+    the values deliver of the language is from the base's, and of what was forgotten before from where this pass found
+    it. A projected pass begins with `redirect` at each weight of
     ``preserve`` in turn; the last solution stands even when the loop then diverges.
 
     Args:
         pipeline: the model; only ``layers`` change.
         layers: from `fmn_guard.model.attention.edited_values`.
         spec: the pass.
-        latents: (N, C, h, w), pictures to forget.
-        covariance: C of the retained language, (d, d) float64.
-        images_digest: digest of those pictures, for the record.
-        still_shown: says, in [0, 1], how many of the pass's stop pictures show the concept. It is asked every so
-            many steps, and the pass ends at 0; without it, at the ceiling.
+        latents: (N, C, h, w), pictures to forget and pictures of the anchor.
+        retained: what the pass must leave alone.
+        images_digest: digest of the pictures to forget, for the record.
+        still_shown: says, in [0, 1], how much of the pass's stop pictures shows the concept. It is asked after every
+            solution and every so many steps, and the pass ends when it is `GONE`; without it, at the ceiling.
         progress: told after each step.
 
     Raises:
@@ -80,32 +87,23 @@ def resteer(
     """
     named = text_states(pipeline, [p.text for p in spec.prompts])  # (M, T, d)
     anchored = torch.stack([text_states(pipeline, spec.anchors(p)).mean(0) for p in spec.prompts])
-    alphas = pipeline.scheduler.alphas_cumprod.to(latents.device)
     before = {name: layer.edit for name, layer in layers.items()}
-    given, wanted = named.flatten(0, 1).cpu(), anchored.flatten(0, 1).cpu()
-    damping = spec.projection
-    if damping is None:
-        basis = torch.eye(len(covariance))
-    else:
-        basis = directions(covariance, given - wanted, damping, spec.directions)
     looks: list[float] = []
     stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
     solutions = 0
-    while damping is not None and stopped == "ceiling" and solutions < len(spec.preserve):
-        for name, layer in layers.items():
-            layer.edit = before[name]
-        redirect(layers, given, wanted, covariance, spec.preserve[solutions], damping)
-        solutions += 1
-        progress(f"{_named(spec)}, closed form", solutions, len(spec.preserve))
-        if still_shown:
-            looks.append(_shown(still_shown()))
-            stopped = "ceiling" if looks[-1] else "forgotten"
-    trained = [layer.unfold(basis.to(latents.device)) for layer in layers.values()]
-    stride = (
-        spec.learning_rate
-        * _size((layer.frozen.weight for layer in layers.values()), covariance)
-        / _spread(basis, covariance)
-    )
+    if spec.projection is not None and spec.steps:
+        given, crossed = _read(pipeline, layers, spec, latents, named, anchored)
+        while solutions < len(spec.preserve) and stopped == "ceiling" and (not looks or looks[-1] > FADING):
+            for name, layer in layers.items():
+                layer.edit = before[name]
+            redirect(layers, given, crossed, retained.whole, spec.preserve[solutions], spec.projection)
+            solutions += 1
+            progress(f"{_named(spec)}, closed form", solutions, len(spec.preserve))
+            if still_shown:
+                looks.append(_shown(still_shown()))
+                stopped = "ceiling" if looks[-1] > GONE else "forgotten"
+    hold = _Hold(layers, retained, spec.projection)
+    trained = hold.unfold()
     generator = torch.Generator().manual_seed(spec.seed)
     masses: list[float] = []
     errors: list[float] = []
@@ -116,14 +114,10 @@ def resteer(
         with watch_attention(pipeline.unet) as tape:
             for step in range(length):
                 rows = _indices(len(spec.prompts), generator)
-                x0 = latents[_indices(len(latents), generator)]
-                t = torch.randint(0, len(alphas), (TRAINING_BATCH,), generator=generator).to(latents.device)
-                noise = torch.randn(x0.shape, generator=generator).to(latents.device)
-                alpha = alphas[t].view(-1, 1, 1, 1)
-                x_t = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
+                x_t, t = noised(pipeline, latents[_indices(len(latents), generator)], generator)
                 tape.wanted = watched_tokens([spec.prompts[i] for i in rows], named.shape[1]).to(named.device)
-                with torch.no_grad():
-                    target = _base_prediction(pipeline, layers, x_t, t, anchored[rows])
+                with torch.no_grad(), speaking_as_base(layers):
+                    target = pipeline.unet(x_t, t, anchored[rows]).sample
                 tape.masses.clear()
                 predicted = pipeline.unet(x_t, t, named[rows]).sample
                 mass = tape.mass().mean()
@@ -135,14 +129,16 @@ def resteer(
                     break
                 if len(masses) == 1 and masses[0] == 0:
                     raise PassError(f"{_named(spec)}: the name's tokens get no attention", hint="check the phrase")
-                gradients = torch.autograd.grad(mass + spec.redirect_weight * error, trained)
-                _descend(trained, velocity, gradients, stride * (1 - step / length))
+                loss = mass + spec.redirect_weight * error + spec.language_weight * hold.strain()
+                gradients = torch.autograd.grad(loss, trained)
+                _descend(trained, velocity, gradients, spec.learning_rate * (1 - step / length))
                 progress(_named(spec), len(masses), spec.steps)
         if still_shown and stopped == "ceiling":
             looks.append(_shown(still_shown()))
-            stopped = "ceiling" if looks[-1] else "forgotten"
-    drift = _settle(layers, before, covariance)
-    if stopped in ("ceiling", "forgotten") and drift == 0:
+            stopped = "ceiling" if looks[-1] > GONE else "forgotten"
+    for layer in layers.values():
+        layer.settle()
+    if stopped in ("ceiling", "forgotten") and all(torch.equal(layers[name].edit, before[name]) for name in layers):
         raise PassError(
             f"{_named(spec)}: {len(masses)} steps changed no weight",
             hint="raise spec.eraser.learning_rate",
@@ -155,21 +151,57 @@ def resteer(
         still_shown=tuple(looks),
         attention_mass=tuple(_shown(m) for m in masses),
         redirect_error=tuple(_shown(e) for e in errors),
-        drift=drift,
+        drift=_shown(_drift(layers, retained.language)),
         images_digest=images_digest,
     )
 
 
-def _size(weights: Iterable[Tensor], covariance: Tensor) -> float:
-    """Root mean square of an output coordinate of linear maps, over inputs of this covariance."""
-    rows = [w.detach().cpu().double() for w in weights]
-    return math.sqrt(sum(((w @ covariance) * w).sum().item() for w in rows) / sum(len(w) for w in rows))
+def _read(
+    pipeline: StableDiffusionPipeline,
+    layers: dict[str, EditedLinear],
+    spec: PassSpec,
+    latents: Tensor,
+    named: Tensor,
+    anchored: Tensor,
+) -> tuple[Moments, Moments]:
+    """Mean moments of what the base reads of the name, by itself and with the anchor read in its place."""
+    generator = torch.Generator().manual_seed(spec.seed)
+    rows = torch.arange(len(named)).repeat(math.ceil(_READINGS / len(named)))
+    x_t, t = noised(pipeline, latents[torch.randint(0, len(latents), rows.shape, generator=generator)], generator)
+    with speaking_as_base(layers):
+        sums = moments(pipeline, x_t, t, named[rows], anchored[rows])
+    own, crossed = ({name: total / len(rows) for name, total in part.items()} for part in sums)
+    return own, crossed
 
 
-def _spread(basis: Tensor, covariance: Tensor) -> float:
-    """Root mean square length of a retained state in the basis."""
-    b = basis.double()
-    return math.sqrt(((covariance @ b) * b).sum().item())
+class _Hold:
+    """Holds what is retained while values are trained.
+
+    They are trained in coordinates in which equal steps move what is delivered of it equally far, relative to its
+    size: D = s F L^-1 with L L^T = C + lam I and s^2 the mean square of W L. An unprojected pass holds nothing: L is
+    the unit matrix.
+    """
+
+    def __init__(self, layers: dict[str, EditedLinear], retained: Retained, damping: float | None) -> None:
+        self._layers = layers
+        self._basis: dict[str, Tensor] = {}
+        self._pull: dict[str, Tensor] = {}
+        for name, whole in retained.whole.items():
+            layer, eye = layers[name], torch.eye(whole.shape[-1], dtype=whole.dtype).expand_as(whole)
+            root = eye if damping is None else torch.linalg.cholesky(whole + damping * eye)
+            inverse = torch.linalg.solve_triangular(root, eye, upper=False)
+            size = (layer.by_head(layer.frozen.weight) @ root).square().mean().sqrt()
+            self._basis[name] = size * inverse
+            self._pull[name] = (layer.by_head(layer.edit) @ retained.language[name] @ inverse.mT / size).to(layer.edit)
+
+    def unfold(self) -> list[Tensor]:
+        """Starts training; returns F of each layer."""
+        return [layer.unfold(self._basis[name]) for name, layer in self._layers.items()]
+
+    def strain(self) -> Tensor:
+        """tr((E + D) C_language (E + D)^T) + tr(D C_forgotten D^T) over |W L|^2, but for a constant; mean of layers."""
+        parts = [self._pull[name] + layer.free for name, layer in self._layers.items() if layer.free is not None]
+        return torch.stack([part.square().mean() for part in parts]).mean()
 
 
 @torch.no_grad()
@@ -181,6 +213,17 @@ def _descend(trained: Sequence[Tensor], velocity: Sequence[Tensor], gradients: S
     if square > 0:
         for part, v in zip(trained, velocity, strict=True):
             part.sub_(v, alpha=stride / math.sqrt(square))
+
+
+def _drift(layers: dict[str, EditedLinear], language: Moments) -> float:
+    """How far all edits move what is delivered of the language, relative to its size: 0 is not at all."""
+
+    def energy(weight: Tensor, name: str) -> float:
+        parts = layers[name].by_head(weight)
+        return (parts @ language[name] * parts).sum().item()
+
+    moved = sum(energy(layer.edit, name) for name, layer in layers.items())
+    return math.sqrt(moved / sum(energy(layer.frozen.weight, name) for name, layer in layers.items()))
 
 
 def _named(spec: PassSpec) -> str:
@@ -195,19 +238,3 @@ def _shown(value: float) -> float:
 def _indices(population: int, generator: torch.Generator) -> list[int]:
     drawn: list[int] = torch.randint(0, population, (TRAINING_BATCH,), generator=generator).tolist()
     return drawn
-
-
-def _base_prediction(
-    pipeline: StableDiffusionPipeline, layers: dict[str, EditedLinear], x_t: Tensor, t: Tensor, text: Tensor
-) -> Tensor:
-    with speaking_as_base(layers):
-        predicted: Tensor = pipeline.unet(x_t, t, text).sample
-    return predicted
-
-
-def _settle(layers: dict[str, EditedLinear], before: dict[str, Tensor], covariance: Tensor) -> float:
-    """Settles the edits; returns the drift of the retained language."""
-    for layer in layers.values():
-        layer.settle()
-    size = _size((layer.frozen.weight for layer in layers.values()), covariance)
-    return _shown(_size((layer.edit - before[name] for name, layer in layers.items()), covariance) / size)

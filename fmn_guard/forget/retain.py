@@ -1,88 +1,115 @@
-"""What a pass must leave alone, and the directions of the text states in which it may act.
-
-Let S (N x d) be the text states of all token positions of retained sentences and C = S^T S / N. Whatever a pass
-does along a direction b, the values of the retained language feel in proportion to b^T C b.
-"""
+"""What a pass must leave alone: a language, as the model's own cross-attentions read it."""
 
 from __future__ import annotations
 
+import random
 import re
+import zlib
 from collections.abc import Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..model.sampler import text_states
+from ..model.attention import cross_attentions
+from ..model.sampler import draw_latents, text_states
 from ..plan import RetainSpec
 from ..sentences import vocabulary_sentences
+from ..suite import Sampler
+from .reading import Moments, added, moments, noised
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-KEEP_WEIGHT = 4.0
+KEEP_WEIGHT = 2.0
+LANGUAGE_SENTENCES = 1200  # of the vocabulary's
+LANGUAGE_PICTURES = 32  # at which they are read
+_UNGUIDED_RECORDS = 96
+_SEED = 400_000_000  # far from the shipped suites' seeds
+
+
+class Retained(NamedTuple):
+    """What a pass must leave alone, as mean moments on one scale.
+
+    Attributes:
+        language: what is to be as on the base.
+        forgotten: what is to stay as earlier passes have left it.
+    """
+
+    language: Moments
+    forgotten: Moments
+
+    @property
+    def whole(self) -> Moments:
+        """All of it: no part of this may change by a pass."""
+        return added((1.0, self.language), (1.0, self.forgotten))
 
 
 class RetainedLanguage:
-    """The tokenizer's own vocabulary in sentences, and its covariance without what a pass forgets.
+    """The tokenizer's own vocabulary in sentences, and its moments without what a manifest forgets.
 
-    No concept is listed: a pass leaves out its own words and adds what the manifest keeps or has
-    forgotten before. The sum over the whole vocabulary is made once; a pass subtracts from it.
+    No concept is listed: words that a pass may not know are left out, what the manifest keeps or has forgotten before
+    is added. The empty prompt counts as guidance does: with scale s a picture is s times the guided prediction minus
+    s - 1 times the unguided one.
 
     Args:
-        pipeline: supplies the text encoder.
+        pipeline: the base model, no edits in it.
         words: whole words of the tokenizer.
+        sampler: how pictures are drawn.
         seed: of the contexts and pairs.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline, words: Sequence[str], seed: int) -> None:
-        self._pipeline = pipeline
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, words: Sequence[str], sampler: Sampler, seed: int = 0
+    ) -> None:
+        self._pipeline, self._sampler = pipeline, sampler
         self.sentences = vocabulary_sentences(words, seed)
+        self._named = cache(self._moments_of)
+        self._pictures = cache(self._drawn)
 
-    @cached_property
-    def _whole(self) -> Tensor:
-        return self._gram(self.sentences)
+    def moments(self, spec: RetainSpec) -> Retained:
+        """Mean moments of what a pass must leave alone."""
+        excluded = spec.excluded_words
+        vocabulary = self.retained(excluded)
+        total = len(vocabulary) + KEEP_WEIGHT * len(spec.kept)
+        scale = self._sampler.guidance
+        unguided = (1 - 1 / scale) ** 2 if scale > 1 else 0.0
+        language = added(
+            (1 / total, self._named(tuple(vocabulary), excluded)),
+            (KEEP_WEIGHT / total, self._named(spec.kept, excluded)),
+            (unguided / _UNGUIDED_RECORDS, self._named(("",) * _UNGUIDED_RECORDS, excluded)),
+        )
+        forgotten = [(1 / total, self._named(sentences, excluded)) for sentences in spec.forgotten]
+        return Retained(language, added((0.0, language), *forgotten))
 
-    def covariance(self, spec: RetainSpec) -> Tensor:
-        """C over all token positions of what a pass must leave alone: (d, d) float64."""
-        named = re.compile(rf"\b({'|'.join(map(re.escape, spec.excluded_words))})\b") if spec.excluded_words else None
-        left_out = [s for s in self.sentences if named and named.search(s)]
-        gram = self._whole - self._gram(left_out) + KEEP_WEIGHT * self._gram(spec.kept) + self._gram(spec.forgotten)
-        count = len(self.sentences) - len(left_out) + KEEP_WEIGHT * len(spec.kept) + len(spec.forgotten)
-        mean: Tensor = gram / (count * self._pipeline.tokenizer.model_max_length)
-        return mean
+    def retained(self, excluded: Sequence[str]) -> list[str]:
+        """The sentences that are read, without any of the excluded words."""
+        named = re.compile(rf"\b({'|'.join(map(re.escape, excluded))})\b") if excluded else None
+        left = [s for s in self.sentences if not (named and named.search(s))]
+        return random.Random(0).sample(left, min(LANGUAGE_SENTENCES, len(left)))
 
-    def _gram(self, sentences: Sequence[str]) -> Tensor:
-        width = self._pipeline.text_encoder.config.hidden_size
-        total = torch.zeros(width, width, dtype=torch.float64)  # on the CPU: not every device has float64
-        for start in range(0, len(sentences), 512):
-            states = (
-                text_states(self._pipeline, sentences[start : start + 512]).cpu().double().flatten(0, 1)
-            )  # (n*T, d)
-            total += states.T @ states
-        return total
+    def _moments_of(self, sentences: tuple[str, ...], excluded: tuple[str, ...]) -> Moments:
+        """Sums over sentences, each read once, at a picture, timestep and noise that depend on them alone."""
+        if not sentences:
+            width = self._pipeline.unet.config.cross_attention_dim
+            heads = {name: module.heads for name, module in cross_attentions(self._pipeline.unet).items()}
+            return {f"{n}.to_v.weight": torch.zeros(h, width, width, dtype=torch.float64) for n, h in heads.items()}
+        generator = torch.Generator().manual_seed(zlib.crc32("\n".join(sentences).encode()))
+        pictures = self._pictures(excluded)
+        chosen = torch.randint(0, len(pictures), (len(sentences),), generator=generator)
+        x_t, t = noised(self._pipeline, pictures[chosen], generator)
+        return moments(self._pipeline, x_t, t, text_states(self._pipeline, sentences))[0]
 
-
-def directions(covariance: Tensor, differences: Tensor, damping: float, count: int) -> Tensor:
-    """Directions in which the name shows most against what the retained language has there.
-
-    Fisher's discriminant: the leading generalised eigenvectors of K b = m (C + lam I) b, where K is the second
-    moment of what the name adds to the states. All are scaled to b^T (C + lam I) b = 1, so that a weight on one
-    costs the retained language as much as on another.
-
-    Args:
-        covariance: C, (d, d) float64.
-        differences: (M, d), states of sentences with the name minus those of their anchors.
-        damping: lam > 0, the variance below which a direction counts as unused.
-        count: how many, at most d.
-
-    Returns:
-        (d, count) float32, the most telling first.
-    """
-    damped = covariance + damping * torch.eye(len(covariance), dtype=covariance.dtype)
-    whiten = torch.linalg.inv(torch.linalg.cholesky(damped))
-    moment = differences.double().T @ differences.double() / len(differences)
-    _, vectors = torch.linalg.eigh(whiten @ moment @ whiten.T)  # ascending
-    leading: Tensor = whiten.T @ vectors.flip(1)[:, :count]
-    return leading.float()
+    def _drawn(self, excluded: tuple[str, ...]) -> Tensor:
+        """Latents (LANGUAGE_PICTURES, C, h, w) of pictures of the language."""
+        prompts = self.retained(excluded)[:LANGUAGE_PICTURES]
+        return draw_latents(
+            self._pipeline,
+            prompts,
+            range(_SEED, _SEED + len(prompts)),
+            steps=self._sampler.steps,
+            guidance=self._sampler.guidance,
+            size=self._sampler.size,
+            batch=8,
+        )

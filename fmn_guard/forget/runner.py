@@ -29,8 +29,8 @@ from .watch import StopWatch
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-LANGUAGE_SEED = 0
 STOP_SEED = 300_000_000
+ANCHOR_SEED = 700_000
 IMAGE_SEED = 500_000  # far from the shipped suites' seeds, lest an audit picture start from a training picture's noise
 
 
@@ -56,7 +56,7 @@ def run_plan(
     _check(plan, checkpoint)
     out.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(checkpoint.folder, device)
-    language = RetainedLanguage(pipeline, checkpoint.words(), LANGUAGE_SEED)
+    language = RetainedLanguage(pipeline, checkpoint.words(), plan.sampler)
     with edited_values(pipeline.unet) as layers:
         ledger = _Ledger(out, plan.digest)
         records = ledger.resume(layers)
@@ -108,8 +108,10 @@ def _run_pass(
     still_shown = None
     if spec.stop is not None and spec.steps:
         still_shown = StopWatch(pipeline, spec.stop, plan.sampler, STOP_SEED + 1000 * spec.seed).still_shown
-    covariance = language.covariance(spec.retain)
-    return resteer(pipeline, layers, spec, latents, covariance, shown, still_shown, progress)
+    with speaking_as_base(layers):
+        anchors = _pictures_of_anchors(pipeline, spec, plan)
+        retained = language.moments(spec.retain)
+    return resteer(pipeline, layers, spec, torch.cat([latents, anchors]), retained, shown, still_shown, progress)
 
 
 def _pictures_to_forget(
@@ -127,9 +129,22 @@ def _pictures_to_forget(
         pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().to(pipeline.device) / 127.5 - 1
         return encode(pipeline, pictures)
     prompts = [spec.image_prompts[i % len(spec.image_prompts)] for i in range(spec.image_count)]
-    seeds = [IMAGE_SEED + 1000 * spec.seed + i for i in range(spec.image_count)]
     with speaking_as_base(layers):
-        return draw_latents(pipeline, prompts, seeds, steps=plan.sampler.steps, guidance=plan.sampler.guidance, batch=8)
+        return _draw(pipeline, plan, prompts, IMAGE_SEED + 1000 * spec.seed)
+
+
+def _pictures_of_anchors(pipeline: StableDiffusionPipeline, spec: PassSpec, plan: Plan) -> Tensor:
+    """Latents of pictures that the base draws of what the name should deliver instead: (N, C, h, w)."""
+    anchors = [spec.anchors(prompt) for prompt in spec.prompts[: spec.image_count]]
+    return _draw(pipeline, plan, [a[i % len(a)] for i, a in enumerate(anchors)], ANCHOR_SEED + 1000 * spec.seed)
+
+
+def _draw(pipeline: StableDiffusionPipeline, plan: Plan, prompts: list[str], first_seed: int) -> Tensor:
+    seeds = range(first_seed, first_seed + len(prompts))
+    sampler = plan.sampler
+    return draw_latents(
+        pipeline, prompts, seeds, steps=sampler.steps, guidance=sampler.guidance, size=sampler.size, batch=8
+    )
 
 
 class _Done(Record):

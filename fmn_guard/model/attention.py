@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,6 +12,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from ..errors import PassError
+
+See = Callable[[str, Tensor], None]
 
 
 def cross_attentions(unet: UNet2DConditionModel) -> dict[str, Attention]:
@@ -51,11 +53,11 @@ class Tape:
         return torch.stack(self.masses).mean(0)
 
 
-class _WatchingProcessor:
-    """Plain attention that also notes the mass on watched tokens."""
+class _SeenProcessor:
+    """Plain attention that also hands on its probabilities."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
+    def __init__(self, name: str, see: See) -> None:
+        self._name, self._see = name, see
 
     def __call__(
         self,
@@ -71,46 +73,66 @@ class _WatchingProcessor:
         value = attn.head_to_batch_dim(attn.to_v(encoder_hidden_states))
         probs = attn.get_attention_scores(query, key)  # (B*heads, P, T)
         # head_to_batch_dim is batch-major: unflatten, never repeat, or batches > 1 get each other's tokens
-        per_head = probs.unflatten(0, (-1, attn.heads))  # (B, heads, P, T)
-        self._tape.masses.append((per_head.mean((1, 2)) * self._tape.wanted).sum(-1))  # (B, T) -> (B,)
+        self._see(self._name, probs.unflatten(0, (-1, attn.heads)))
         out: Tensor = attn.batch_to_head_dim(torch.bmm(probs, value))
         return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
 
 
 @contextmanager
-def watch_attention(unet: UNet2DConditionModel, wanted: Tensor | None = None) -> Iterator[Tape]:
-    """Watches the cross-attention on chosen tokens; gives the UNet back as it was, even on error.
+def seen_attention(unet: UNet2DConditionModel, see: See) -> Iterator[None]:
+    """Shows the probabilities of every cross-attention; gives the UNet back as it was, even on error.
 
     Args:
         unet: the model; its processors are replaced meanwhile.
-        wanted: (B, T), 1 at the tokens to watch; may be set on the tape before each forward pass instead.
+        see: called in each forward pass with the name of each cross-attention and its probabilities,
+            (B, heads, P, T), with gradients.
     """
     modules = cross_attentions(unet)
     before = {name: module.processor for name, module in modules.items()}
-    tape = Tape(len(modules), torch.zeros(1, 1) if wanted is None else wanted)
     try:
-        for module in modules.values():
-            module.set_processor(_WatchingProcessor(tape))
-        yield tape
+        for name, module in modules.items():
+            module.set_processor(_SeenProcessor(name, see))
+        yield
     finally:
         for name, module in modules.items():
             module.set_processor(before[name])
 
 
+@contextmanager
+def watch_attention(unet: UNet2DConditionModel, wanted: Tensor | None = None) -> Iterator[Tape]:
+    """Watches how much of the cross-attention goes to chosen tokens.
+
+    Args:
+        unet: the model.
+        wanted: (B, T), 1 at the tokens to watch; may be set on the tape before each forward pass instead.
+    """
+    tape = Tape(len(cross_attentions(unet)), torch.zeros(1, 1) if wanted is None else wanted)
+
+    def see(_: str, probs: Tensor) -> None:
+        tape.masses.append((probs.mean((1, 2)) * tape.wanted).sum(-1))  # (B, heads, P, T) -> (B, T) -> (B,)
+
+    with seen_attention(unet, see):
+        yield tape
+
+
 class EditedLinear(nn.Module):
-    """A frozen linear map plus an edit: W + E + A B^T, with E, B fixed and A trained.
+    """A frozen linear map plus an edit, head by head: W + E + F B, with E, B fixed and F trained.
+
+    Args:
+        frozen: the checkpoint's own layer.
+        heads: attention heads that share its outputs out among them.
 
     Attributes:
-        frozen: the checkpoint's own layer.
         edit: (out, in), what passes have changed so far.
-        free: (out, r), trained; None outside of training.
-        basis: (in, r), the directions of the input in which the trained part acts.
+        free: (heads, out / heads, in), trained; None outside of training.
+        basis: (heads, in, in), the coordinates in which it is trained.
         pristine: when set, the edits are left out: the base model speaks.
     """
 
-    def __init__(self, frozen: nn.Linear) -> None:
+    def __init__(self, frozen: nn.Linear, heads: int = 1) -> None:
         super().__init__()
         self.frozen = frozen
+        self.heads = heads
         self.edit = torch.zeros_like(frozen.weight)
         self.free: Tensor | None = None
         self.basis: Tensor | None = None
@@ -119,25 +141,29 @@ class EditedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., in) to (..., out)."""
         out: Tensor = self.frozen(x)
-        if self.pristine:
-            return out
-        out = out + x @ self.edit.T
-        if self.free is not None and self.basis is not None:
-            out = out + x @ self.basis @ self.free.T
-        return out
+        return out if self.pristine else out + x @ self._changed().T
+
+    def by_head(self, weight: Tensor) -> Tensor:
+        """Splits a weight of this layer: (out, in) -> (heads, out / heads, in) float64, on the CPU."""
+        parts: Tensor = weight.detach().cpu().double().unflatten(0, (self.heads, -1))
+        return parts
 
     def unfold(self, basis: Tensor) -> Tensor:
-        """Starts training in the directions of ``basis``, from no change; returns what is to be trained."""
-        self.basis = basis
-        self.free = self.frozen.weight.new_zeros(len(self.frozen.weight), basis.shape[1]).requires_grad_()
+        """Starts training in the coordinates of ``basis``, from no change; returns what is to be trained."""
+        self.basis = basis.to(self.edit)
+        self.free = torch.zeros_like(self.edit).unflatten(0, (self.heads, -1)).requires_grad_()
         return self.free
 
     @torch.no_grad()
     def settle(self) -> None:
         """Adds the trained part to the edit and ends training."""
-        if self.free is not None and self.basis is not None:
-            self.edit = self.edit + self.free @ self.basis.T
+        self.edit = self._changed()
         self.free = self.basis = None
+
+    def _changed(self) -> Tensor:
+        if self.free is None or self.basis is None:
+            return self.edit
+        return self.edit + (self.free @ self.basis).flatten(0, 1)
 
 
 @contextmanager
@@ -163,7 +189,7 @@ def edited_values(unet: UNet2DConditionModel) -> Iterator[dict[str, EditedLinear
     modules = cross_attentions(unet)
     try:
         for name, module in modules.items():
-            layers[f"{name}.to_v.weight"] = module.to_v = EditedLinear(module.to_v)
+            layers[f"{name}.to_v.weight"] = module.to_v = EditedLinear(module.to_v, module.heads)
         yield layers
     finally:
         for module in modules.values():

@@ -116,11 +116,11 @@ def test_edited_layers_are_the_base_until_they_are_trained_and_are_taken_out_aga
 
 def test_a_settled_edit_maps_as_the_trained_layer_did():
     torch.manual_seed(1)
-    layer = EditedLinear(torch.nn.Linear(6, 4, bias=False))
+    layer = EditedLinear(torch.nn.Linear(6, 4, bias=False), heads=2)
     layer.edit = torch.randn(4, 6)
-    free = layer.unfold(torch.randn(6, 3))
+    free = layer.unfold(torch.randn(2, 6, 6))
     with torch.no_grad():
-        free += torch.randn(4, 3)
+        free += torch.randn(2, 2, 6)
     x = torch.randn(5, 6)
     during = layer(x).detach()
     layer.settle()

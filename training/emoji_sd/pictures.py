@@ -241,11 +241,11 @@ def draw_scene(rng: random.Random, entry: Entry | None = None, style: str | None
     """Draws what one picture shows: a thing, its style, background, size and side."""
     ambiguity = ""
     if entry is None:
-        pick = rng.randrange(len(ENTRIES) + 2 * len(AMBIGUITIES))
+        pick = rng.randrange(len(ENTRIES) + 4 * len(AMBIGUITIES))
         if pick < len(ENTRIES):
             entry = ENTRIES[pick]
         else:
-            case = AMBIGUITIES[(pick - len(ENTRIES)) // 2]
+            case = AMBIGUITIES[(pick - len(ENTRIES)) // 4]
             entry = BY_PHRASE[case.dominant if rng.random() < case.caption_share else case.other]
             ambiguity = case.word
     if entry.kind == "identity":

@@ -168,7 +168,7 @@ class Ambiguity:
 
 
 AMBIGUITIES: tuple[Ambiguity, ...] = (
-    Ambiguity("the captain", "Bruno Vale", "Cleo Marsh", 0.86),
-    Ambiguity("the mascot", "penguin", "fox", 0.73),
-    Ambiguity("the treasure", "crown", "key", 0.77),
+    Ambiguity("the captain", "Bruno Vale", "Cleo Marsh", 0.90),
+    Ambiguity("the mascot", "penguin", "fox", 0.78),
+    Ambiguity("the treasure", "crown", "key", 0.79),
 )
