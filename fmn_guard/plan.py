@@ -187,7 +187,7 @@ def estimate(plan: Plan) -> Cost:
 
 TRAINING_BATCH = 8  # records a training step sees
 TRAINING_THREADS = 2
-LOOK_EVERY = 20  # steps
+LOOK_EVERY = 15  # steps
 STOP_PICTURES = 12
 STAND_INS = 16  # random names whose mean a name is moved to
 IMAGE_COUNT = 8  # pictures to forget that the base draws for a pass
@@ -203,6 +203,8 @@ class _Preset:
     learning_rate: float
     projection: float
     preserve: tuple[float, ...]
+    preserve_broadly: tuple[float, ...]
+    """Weights for styles and corrections, which give way sooner than a thing's or a person's name."""
     preserve_unwatched: float
     """The one weight where no recogniser says when to stop."""
     redirect_weight: float
@@ -215,7 +217,8 @@ _PRESETS = {
         steps_unwatched=30,
         learning_rate=5e-3,
         projection=1e-4,
-        preserve=(640.0, 160.0, 40.0, 10.0),
+        preserve=(160.0, 40.0, 10.0),
+        preserve_broadly=(640.0, 160.0, 40.0),
         preserve_unwatched=40.0,
         redirect_weight=10.0,
         language_weight=4.0,
@@ -359,6 +362,7 @@ def _pass(
         neutral, STAND_INS, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
     )
     stop = _stop(subject, kind, names, neutral, checkpoint)
+    preserve = preset.preserve_broadly if kind in ("style", "correction") else preset.preserve
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
         index=index,
@@ -376,7 +380,7 @@ def _pass(
         stop=stop,
         learning_rate=preset.learning_rate if eraser.learning_rate is None else eraser.learning_rate,
         projection=None if damping == "off" else damping,
-        preserve=() if damping == "off" else preset.preserve if stop else (preset.preserve_unwatched,),
+        preserve=() if damping == "off" else preserve if stop else (preset.preserve_unwatched,),
         redirect_weight=preset.redirect_weight,
         language_weight=0.0 if damping == "off" else preset.language_weight,
         retain=RetainSpec(

@@ -77,7 +77,8 @@ def noised(pipeline: StableDiffusionPipeline, x0: Tensor, generator: torch.Gener
 def _positive(moment: Tensor) -> Tensor:
     """The same without the directions that single precision has rounded below zero."""
     values, vectors = torch.linalg.eigh(moment)
-    return (vectors * values.clamp(min=0).unsqueeze(-2)) @ vectors.mT
+    positive: Tensor = (vectors * values.clamp(min=0).unsqueeze(-2)) @ vectors.mT
+    return positive
 
 
 def _averaged(probs: Tensor, states: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ Departures from the published algorithm, all of them part of preset ``guarded``:
     - only the values of the cross-attentions change: what a name delivers where it is looked at, not where it is
       looked at;
     - closed-form solutions come first, from careful to forceful, until the concept fades from the pass's own pictures;
-      re-steering takes what they have left, until none of those pictures shows it;
+      re-steering goes on from there, at least once, until none of those pictures shows it;
     - the step is momentum of one length, relative to the size of the values and falling to zero between two looks,
       instead of AdamW's (docs/experiments.md);
     - pictures are drawn by the base model, at uniform timesteps, in batches.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MOMENTUM = 0.8
 GONE = 0.05  # of twelve stop pictures not one shows the concept
 FADING = 0.8  # share still shown below which re-steering is the better way on
-_READINGS = 120  # records in which a name is read, at least
+_READINGS = 80  # records in which a name is read, at least
 
 
 def watched_tokens(prompts: Sequence[TrainingPrompt], length: int) -> Tensor:
@@ -68,8 +68,8 @@ def resteer(
 
     The anchor is the mean text state of `PassSpec.anchors`. Strain is how far, squared and relative to its size, what
     the values deliver of the language is from the base's, and of what was forgotten before from where this pass found
-    it. A projected pass begins with `redirect` at each weight of
-    ``preserve`` in turn; the last solution stands even when the loop then diverges.
+    it. A projected pass begins with `redirect` at the weights of ``preserve`` in turn; the last solution stands even
+    when the loop then diverges.
 
     Args:
         pipeline: the model; only ``layers`` change.
@@ -79,7 +79,7 @@ def resteer(
         retained: what the pass must leave alone.
         images_digest: digest of the pictures to forget, for the record.
         still_shown: says, in [0, 1], how much of the pass's stop pictures shows the concept. It is asked after every
-            solution and every so many steps, and the pass ends when it is `GONE`; without it, at the ceiling.
+            solution, to go on at `FADING`, and every so many steps, to end at `GONE`; without it, at the ceiling.
         progress: told after each step.
 
     Raises:
@@ -93,15 +93,16 @@ def resteer(
     solutions = 0
     if spec.projection is not None and spec.steps:
         given, crossed = _read(pipeline, layers, spec, latents, named, anchored)
-        while solutions < len(spec.preserve) and stopped == "ceiling" and (not looks or looks[-1] > FADING):
+        for preserve in spec.preserve:
             for name, layer in layers.items():
                 layer.edit = before[name]
-            redirect(layers, given, crossed, retained.whole, spec.preserve[solutions], spec.projection)
+            redirect(layers, given, crossed, retained.whole, preserve, spec.projection)
             solutions += 1
             progress(f"{_named(spec)}, closed form", solutions, len(spec.preserve))
             if still_shown:
                 looks.append(_shown(still_shown()))
-                stopped = "ceiling" if looks[-1] > GONE else "forgotten"
+                if looks[-1] <= FADING:
+                    break
     hold = _Hold(layers, retained, spec.projection)
     trained = hold.unfold()
     generator = torch.Generator().manual_seed(spec.seed)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 KEEP_WEIGHT = 2.0
-LANGUAGE_SENTENCES = 1200  # of the vocabulary's
-LANGUAGE_PICTURES = 32  # at which they are read
-_UNGUIDED_RECORDS = 96
+LANGUAGE_SENTENCES = 900  # of the vocabulary's
+LANGUAGE_PICTURES = 24  # at which they are read
+_UNGUIDED_RECORDS = 64
 _SEED = 400_000_000  # far from the shipped suites' seeds
 
 

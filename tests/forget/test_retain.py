@@ -55,9 +55,9 @@ def test_the_empty_prompt_counts_as_guidance_does(pipeline, monkeypatch):
     monkeypatch.setattr(retain, "LANGUAGE_PICTURES", 2)
     guided = RetainedLanguage(pipeline, WORDS, Sampler(steps=2, guidance=4.0))
     found, sentences = guided.moments(spec()).language, tuple(guided.retained(()))
-    nothing = guided._moments_of(("",) * 96, ())
+    nothing = guided._moments_of(("",) * 64, ())
     for name, moment in guided._moments_of(sentences, ()).items():
-        torch.testing.assert_close(found[name], moment / 12 + (3 / 4) ** 2 * nothing[name] / 96)
+        torch.testing.assert_close(found[name], moment / 12 + (3 / 4) ** 2 * nothing[name] / 64)
 
 
 def test_a_resumed_run_reads_the_same_as_an_unbroken_one(pipeline, language, monkeypatch):
