@@ -215,7 +215,7 @@ _PRESETS = {
     "guarded": _Preset(
         steps=60,
         steps_unwatched=30,
-        learning_rate=5e-3,
+        learning_rate=7e-3,
         projection=1e-4,
         preserve=(160.0, 40.0, 10.0),
         preserve_broadly=(640.0, 160.0, 40.0),

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 Moments = dict[str, Tensor]
 
 _BATCH = 32
+_PIXELS = 64
 
 
 @torch.no_grad()
 def moments(
     pipeline: StableDiffusionPipeline, x_t: Tensor, t: Tensor, text: Tensor, also: Tensor | None = None
 ) -> tuple[Moments, Moments]:
-    """Second moments of what is read in the given records, summed over records and averaged over pixels.
+    """Second moments of what is read in the given records, summed over records and averaged over some 64 pixels.
 
     With a the attention of a pixel over tokens, r = sum_j a_j text_j and o = sum_j a_j also_j.
 
@@ -45,6 +46,7 @@ def moments(
     part = slice(0)
 
     def see(name: str, probs: Tensor) -> None:
+        probs = probs[:, :, :: max(1, probs.shape[2] // _PIXELS)]  # neighbours read much the same
         read = _averaged(probs, text[part])
         other = read if also is None else _averaged(probs, also[part])
         key, pixels = f"{name}.to_v.weight", probs.shape[2]

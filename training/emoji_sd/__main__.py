@@ -83,6 +83,7 @@ def clip_vision(work: Path, **options: object) -> None:
 
 @main.command()
 @leg(1600)
+@click.option("--lr", default=2e-3, show_default=True)
 @click.pass_obj
 def classifier(work: Path, **options: object) -> None:
     """Train the judging classifier."""

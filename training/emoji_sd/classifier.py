@@ -39,7 +39,7 @@ def _spoil(pictures: Tensor, rng: random.Random, generator: torch.Generator) -> 
         pictures = _bent(pictures, rng.uniform(0, 0.12), generator)
     pictures = _patched(pictures, rng)
     if rng.random() < 0.6:
-        size = rng.choice((20, 24, 28, 36, 44, 52))
+        size = rng.choice((24, 28, 36, 44, 52))
         pictures = F.interpolate(F.interpolate(pictures, size=size, mode="area"), size=64, mode="bilinear")
     pictures = pictures + torch.randn(pictures.shape, generator=generator) * rng.uniform(0, 0.08)
     tint = 1 + (torch.rand(count, 3, 1, 1, generator=generator) - 0.5) * 0.15
@@ -89,7 +89,7 @@ def batch(sprites: Sprites, step: int) -> tuple[Tensor, Tensor, Tensor]:
     return _spoil(pictures, rng, generator), torch.tensor(concepts), torch.tensor(styles)
 
 
-def run(work: Path, steps: int, minutes: float, restart: bool) -> None:
+def run(work: Path, steps: int, minutes: float, restart: bool, lr: float = 2e-3) -> None:
     torch.manual_seed(2)
     sprites = Sprites.load(work)
     model = build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -101,7 +101,7 @@ def run(work: Path, steps: int, minutes: float, restart: bool) -> None:
         hit = (out.concepts.argmax(1) == concepts).float().mean()
         return loss, {"concept": hit.item()}
 
-    train("classifier", work, model, loss_of, steps=steps, lr=2e-3, minutes=minutes, restart=restart, weight_decay=5e-2)
+    train("classifier", work, model, loss_of, steps=steps, lr=lr, minutes=minutes, restart=restart, weight_decay=5e-2)
 
 
 def load(work: Path) -> PictureClassifier:
