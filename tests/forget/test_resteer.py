@@ -218,9 +218,9 @@ def looking(pipeline, latents, retained, *shares, **changes):
 
 def test_re_steering_begins_once_the_concept_fades_and_looks_every_so_many_steps(pipeline, latents, retained):
     ladder = {"projection": 1e-3, "preserve": (100.0, 10.0, 1.0)}
-    record = looking(pipeline, latents, retained, 0.9, 0.6, 0.3, 0.0, **ladder)
+    record = looking(pipeline, latents, retained, 0.9, 0.2, 0.1, 0.0, **ladder)
     assert (record.stopped, record.solutions, record.steps) == ("forgotten", 2, 8)
-    assert record.still_shown == (0.9, 0.6, 0.3, 0.0)
+    assert record.still_shown == (0.9, 0.2, 0.1, 0.0)
 
 
 def test_a_first_clean_look_is_no_margin_so_re_steering_goes_on_once(pipeline, latents, retained):
@@ -229,7 +229,7 @@ def test_a_first_clean_look_is_no_margin_so_re_steering_goes_on_once(pipeline, l
 
 
 def test_re_steering_takes_what_all_solutions_left(pipeline, latents, retained):
-    record = looking(pipeline, latents, retained, 0.9, 0.9, 0.04, projection=1e-3, preserve=(100.0, 10.0))
+    record = looking(pipeline, latents, retained, 0.9, 0.9, 0.02, projection=1e-3, preserve=(100.0, 10.0))
     assert (record.stopped, record.solutions, record.steps) == ("forgotten", 2, 4)
 
 
