@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 MOMENTUM = 0.8
-GONE = 0.03  # of twelve stop pictures not one shows the concept
-FADING = 0.35  # share still shown below which re-steering is the better way on
+GONE = 0.01  # of a dozen stop pictures none even hints at the concept
+FADING = 0.5  # mean probability below which re-steering is the better way on
 _READINGS = 80  # records in which a name is read, at least
 
 

@@ -229,7 +229,7 @@ def test_a_first_clean_look_is_no_margin_so_re_steering_goes_on_once(pipeline, l
 
 
 def test_re_steering_takes_what_all_solutions_left(pipeline, latents, retained):
-    record = looking(pipeline, latents, retained, 0.9, 0.9, 0.02, projection=1e-3, preserve=(100.0, 10.0))
+    record = looking(pipeline, latents, retained, 0.9, 0.9, 0.005, projection=1e-3, preserve=(100.0, 10.0))
     assert (record.stopped, record.solutions, record.steps) == ("forgotten", 2, 4)
 
 
