@@ -46,7 +46,7 @@ def moments(
     part = slice(0)
 
     def see(name: str, probs: Tensor) -> None:
-        probs = probs[:, :, :: max(1, probs.shape[2] // _PIXELS)]  # neighbours read much the same
+        probs = probs[:, :, :: max(1, probs.shape[2] // _PIXELS)]  # evenly spaced, to save time
         read = _averaged(probs, text[part])
         other = read if also is None else _averaged(probs, also[part])
         key, pixels = f"{name}.to_v.weight", probs.shape[2]
