@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
 from .manifest import Concept, Correction, Manifest, minors_in
+from .presets import PRESETS, Preset
 from .probes import Probe, probes_of
 from .record import Digest, Record, Slug, digest
 from .sentences import FUNCTION_WORDS, content_words, stand_in_words, stop_sentences, training_sentences
@@ -43,6 +43,12 @@ class RetainSpec(Record):
     """Sentences that name what the manifest keeps, with extra weight."""
     forgotten: tuple[tuple[str, ...], ...]
     """Of each earlier pass the sentences that name what it forgot: what they now deliver is retained too."""
+    kept_weight: float
+    """Weight of a kept sentence beside one of the vocabulary."""
+    sentences: int
+    """Sentences of the vocabulary that are read, at most."""
+    pictures: int
+    """Pictures at which they are read."""
 
 
 class StopSpec(Record):
@@ -60,6 +66,10 @@ class StopSpec(Record):
     """The same with {x} for the name, in which the recogniser compares the names."""
     every: int
     """Steps between two looks."""
+    fading: float
+    """Mean probability, in [0, 1], below which re-steering is a better way on than the next closed-form solution."""
+    gone: float
+    """Mean probability below which none of the pictures even hints at it, and the pass ends."""
 
 
 class PassSpec(Record):
@@ -92,8 +102,14 @@ class PassSpec(Record):
     """Step ceiling."""
     stop: StopSpec | None
     """How it ends sooner; None where no recogniser knows the checkpoint's world."""
+    batch: int
+    """Records a step sees."""
     learning_rate: float
     """How far the first step moves values of the retained language, relative to their size."""
+    momentum: float
+    """Of a step, in [0, 1): how much of the one before goes on."""
+    readings: int
+    """Records in which the name is read for a closed-form solution, at least."""
     projection: float | None
     """Variance below which a direction of the text states counts as unused by the retained language; None protects
     no language."""
@@ -176,54 +192,14 @@ def estimate(plan: Plan) -> Cost:
     images = 2 * len(plan.probes) + drawn
     guided = 2 if plan.sampler.guidance > 1 else 1
     steps = sum(spec.steps for spec in plan.passes)
+    records = sum(spec.steps * spec.batch for spec in plan.passes)
     return Cost(
         passes=len(plan.passes),
         training_steps=steps,
         images=images,
         # a training step asks the base for the anchor, then the model itself
-        unet_evaluations=images * plan.sampler.steps * guided + steps * TRAINING_BATCH * 2,
+        unet_evaluations=images * plan.sampler.steps * guided + records * 2,
     )
-
-
-TRAINING_BATCH = 8  # records a training step sees
-TRAINING_THREADS = 2
-LOOK_EVERY = 15  # steps
-STOP_PICTURES = 12
-STAND_INS = 16  # random names whose mean a name is moved to
-IMAGE_COUNT = 8  # pictures to forget that the base draws for a pass
-
-
-@dataclass(frozen=True)
-class _Preset:
-    """An algorithm's settings; the fields are those of `PassSpec`."""
-
-    steps: int
-    steps_unwatched: int
-    """Steps where no recogniser says when to stop."""
-    learning_rate: float
-    projection: float
-    preserve: tuple[float, ...]
-    preserve_broadly: tuple[float, ...]
-    """Weights for styles and corrections, which give way sooner than a thing's or a person's name."""
-    preserve_unwatched: float
-    """The one weight where no recogniser says when to stop."""
-    redirect_weight: float
-    language_weight: float
-
-
-_PRESETS = {
-    "guarded": _Preset(
-        steps=60,
-        steps_unwatched=30,
-        learning_rate=7e-3,
-        projection=1e-4,
-        preserve=(160.0, 60.0, 20.0),
-        preserve_broadly=(640.0, 240.0, 80.0),
-        preserve_unwatched=40.0,
-        redirect_weight=10.0,
-        language_weight=4.0,
-    ),
-}
 
 
 def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) -> Plan:
@@ -355,13 +331,13 @@ def _pass(
     checkpoint: Checkpoint,
 ) -> PassSpec:
     eraser = manifest.spec.eraser
-    preset = _PRESETS[eraser.preset]
+    preset = PRESETS[eraser.preset]
     damping = preset.projection if eraser.projection is None else eraser.projection
     images = None if isinstance(subject, Correction) else subject.images
     stand_ins = stand_in_words(
-        neutral, STAND_INS, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
+        neutral, preset.stand_ins, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
     )
-    stop = _stop(subject, kind, names, neutral, checkpoint)
+    stop = _stop(subject, kind, names, neutral, checkpoint, preset)
     preserve = preset.preserve_broadly if kind in ("style", "correction") else preset.preserve
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
@@ -371,14 +347,17 @@ def _pass(
         names=names,
         prompts=tuple(prompts),
         stand_ins=stand_ins,
-        image_prompts=tuple(dict.fromkeys(p.text for p in prompts))[:IMAGE_COUNT],
+        image_prompts=tuple(dict.fromkeys(p.text for p in prompts))[: preset.pictures],
         images=images,
         images_digest=checkpoint.image_folder_digest(images) if images else None,
-        image_count=len(checkpoint.pictures(images)) if images else IMAGE_COUNT,
+        image_count=len(checkpoint.pictures(images)) if images else preset.pictures,
         preset=eraser.preset,
         steps=usual_steps if eraser.steps is None else eraser.steps,
         stop=stop,
+        batch=preset.batch,
         learning_rate=preset.learning_rate if eraser.learning_rate is None else eraser.learning_rate,
+        momentum=preset.momentum,
+        readings=preset.readings,
         projection=None if damping == "off" else damping,
         preserve=() if damping == "off" else preserve if stop else (preset.preserve_unwatched,),
         redirect_weight=preset.redirect_weight,
@@ -387,9 +366,12 @@ def _pass(
             excluded_words=tuple(sorted(_hidden(manifest))),
             kept=tuple(dict.fromkeys(kept)),
             forgotten=tuple(forgotten),
+            kept_weight=preset.kept_weight,
+            sentences=preset.language_sentences,
+            pictures=preset.language_pictures,
         ),
         seed=eraser.seed + index,
-        threads=TRAINING_THREADS,
+        threads=preset.threads,
     )
 
 
@@ -399,12 +381,13 @@ def _stop(
     names: tuple[str, ...],
     neutral: Sequence[str],
     checkpoint: Checkpoint,
+    preset: Preset,
 ) -> StopSpec | None:
     """Stop pictures, of all names in turn; none for a checkpoint whose world no recogniser knows."""
     if checkpoint.facts.reference != "builtin:emoji-sd":
         return None
     known = [stop_sentences(name, style=kind == "style", words=neutral) for name in names]
-    each = max(STOP_PICTURES // len(known), 1)
+    each = max(preset.stop_pictures // len(known), 1)
     pictures = [sentences[i % len(sentences)] for sentences in known for i in range(each)]
     if isinstance(subject, Correction):
         shown, also = subject.dominant, [subject.expected] if subject.expected else []
@@ -416,5 +399,7 @@ def _stop(
         others=tuple(dict.fromkeys([*also, *neutral])),
         prompts=tuple(text for text, _ in pictures),
         frames=tuple(frame for _, frame in pictures),
-        every=LOOK_EVERY,
+        every=preset.look_every,
+        fading=preset.fading,
+        gone=preset.gone,
     )

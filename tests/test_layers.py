@@ -18,8 +18,8 @@ PACKAGE = ROOT / "fmn_guard"
 
 # The first part of a module's path below fmn_guard, such as `plan` or `cli`.
 PAPER = frozenset(
-    "evidence facts faults findings gate lint manifest metrics plan policy probes progress record render report schema "
-    "sentences shipped stats suite weights yamlfile".split()
+    "evidence facts faults findings gate lint manifest metrics plan policy presets probes progress record render "
+    "report schema sentences shipped stats suite weights yamlfile".split()
 )
 TORCH_HALF = frozenset({"model", "forget", "audit"})
 

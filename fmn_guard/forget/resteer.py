@@ -27,7 +27,7 @@ from ..errors import PassError
 from ..evidence import PassRecord
 from ..model.attention import EditedLinear, speaking_as_base, watch_attention
 from ..model.sampler import text_states
-from ..plan import TRAINING_BATCH, PassSpec, TrainingPrompt
+from ..plan import PassSpec, TrainingPrompt
 from ..progress import Progress, silent
 from .closed_form import redirect
 from .reading import Moments, moments, noised
@@ -35,11 +35,6 @@ from .retain import Retained
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
-
-MOMENTUM = 0.8
-GONE = 0.01  # of a dozen stop pictures none even hints at the concept
-FADING = 0.5  # mean probability below which re-steering is the better way on
-_READINGS = 80  # records in which a name is read, at least
 
 
 def watched_tokens(prompts: Sequence[TrainingPrompt], length: int) -> Tensor:
@@ -79,7 +74,8 @@ def resteer(
         retained: what the pass must leave alone.
         images_digest: digest of the pictures to forget, for the record.
         still_shown: says, in [0, 1], how much of the pass's stop pictures shows the concept. It is asked after every
-            solution, to go on at `FADING`, and every so many steps, to end at `GONE`; without it, at the ceiling.
+            solution, to go on once it is fading, and every so many steps, to end once it is gone; without it, at the
+            ceiling.
         progress: told after each step.
 
     Raises:
@@ -88,6 +84,7 @@ def resteer(
     named = text_states(pipeline, [p.text for p in spec.prompts])  # (M, T, d)
     anchored = torch.stack([text_states(pipeline, spec.anchors(p)).mean(0) for p in spec.prompts])
     before = {name: layer.edit for name, layer in layers.items()}
+    stop = spec.stop
     looks: list[float] = []
     stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
     solutions = 0
@@ -101,21 +98,21 @@ def resteer(
             progress(f"{_named(spec)}, closed form", solutions, len(spec.preserve))
             if still_shown:
                 looks.append(_shown(still_shown()))
-                if looks[-1] <= FADING:
+                if stop and looks[-1] <= stop.fading:
                     break
     hold = _Hold(layers, retained, spec.projection)
     trained = hold.unfold()
     generator = torch.Generator().manual_seed(spec.seed)
     masses: list[float] = []
     errors: list[float] = []
-    every = spec.stop.every if spec.stop and still_shown else spec.steps
+    every = stop.every if stop and still_shown else spec.steps
     while stopped == "ceiling" and len(masses) < spec.steps:
         length = min(every, spec.steps - len(masses))
         velocity = [torch.zeros_like(part) for part in trained]
         with watch_attention(pipeline.unet) as tape:
             for step in range(length):
-                rows = _indices(len(spec.prompts), generator)
-                x_t, t = noised(pipeline, latents[_indices(len(latents), generator)], generator)
+                rows = _indices(len(spec.prompts), spec.batch, generator)
+                x_t, t = noised(pipeline, latents[_indices(len(latents), spec.batch, generator)], generator)
                 tape.wanted = watched_tokens([spec.prompts[i] for i in rows], named.shape[1]).to(named.device)
                 with torch.no_grad(), speaking_as_base(layers):
                     target = pipeline.unet(x_t, t, anchored[rows]).sample
@@ -132,11 +129,11 @@ def resteer(
                     raise PassError(f"{_named(spec)}: the name's tokens get no attention", hint="check the phrase")
                 loss = mass + spec.redirect_weight * error + spec.language_weight * hold.strain()
                 gradients = torch.autograd.grad(loss, trained)
-                _descend(trained, velocity, gradients, spec.learning_rate * (1 - step / length))
+                _descend(trained, velocity, gradients, spec.learning_rate * (1 - step / length), spec.momentum)
                 progress(_named(spec), len(masses), spec.steps)
-        if still_shown and stopped == "ceiling":
+        if stop and still_shown and stopped == "ceiling":
             looks.append(_shown(still_shown()))
-            stopped = "ceiling" if looks[-1] > GONE else "forgotten"
+            stopped = "ceiling" if looks[-1] > stop.gone else "forgotten"
     for layer in layers.values():
         layer.settle()
     if stopped in ("ceiling", "forgotten") and all(torch.equal(layers[name].edit, before[name]) for name in layers):
@@ -167,7 +164,7 @@ def _read(
 ) -> tuple[Moments, Moments]:
     """Mean moments of what the base reads of the name, by itself and with the anchor read in its place."""
     generator = torch.Generator().manual_seed(spec.seed)
-    rows = torch.arange(len(named)).repeat(math.ceil(_READINGS / len(named)))
+    rows = torch.arange(len(named)).repeat(math.ceil(spec.readings / len(named)))
     x_t, t = noised(pipeline, latents[torch.randint(0, len(latents), rows.shape, generator=generator)], generator)
     with speaking_as_base(layers):
         sums = moments(pipeline, x_t, t, named[rows], anchored[rows])
@@ -206,10 +203,12 @@ class _Hold:
 
 
 @torch.no_grad()
-def _descend(trained: Sequence[Tensor], velocity: Sequence[Tensor], gradients: Sequence[Tensor], stride: float) -> None:
+def _descend(
+    trained: Sequence[Tensor], velocity: Sequence[Tensor], gradients: Sequence[Tensor], stride: float, momentum: float
+) -> None:
     """One step of momentum, scaled so that its root mean square over all coordinates is ``stride``."""
     for v, gradient in zip(velocity, gradients, strict=True):
-        v.mul_(MOMENTUM).add_(gradient)
+        v.mul_(momentum).add_(gradient)
     square = sum(v.square().sum().item() for v in velocity) / sum(v.numel() for v in velocity)
     if square > 0:
         for part, v in zip(trained, velocity, strict=True):
@@ -236,6 +235,6 @@ def _shown(value: float) -> float:
     return round(value, 6) if math.isfinite(value) else -1.0
 
 
-def _indices(population: int, generator: torch.Generator) -> list[int]:
-    drawn: list[int] = torch.randint(0, population, (TRAINING_BATCH,), generator=generator).tolist()
+def _indices(population: int, count: int, generator: torch.Generator) -> list[int]:
+    drawn: list[int] = torch.randint(0, population, (count,), generator=generator).tolist()
     return drawn

@@ -22,9 +22,6 @@ from .reading import Moments, added, moments, noised
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-KEEP_WEIGHT = 2.0
-LANGUAGE_SENTENCES = 900  # of the vocabulary's
-LANGUAGE_PICTURES = 24  # at which they are read
 _UNGUIDED_RECORDS = 64
 _SEED = 400_000_000  # far from the shipped suites' seeds
 
@@ -70,44 +67,44 @@ class RetainedLanguage:
 
     def moments(self, spec: RetainSpec) -> Retained:
         """Mean moments of what a pass must leave alone."""
-        excluded = spec.excluded_words
-        vocabulary = self.retained(excluded)
-        total = len(vocabulary) + KEEP_WEIGHT * len(spec.kept)
+        vocabulary = tuple(self.retained(spec))
+        shown = vocabulary[: spec.pictures]
+        total = len(vocabulary) + spec.kept_weight * len(spec.kept)
         scale = self._sampler.guidance
         unguided = (1 - 1 / scale) ** 2 if scale > 1 else 0.0
         language = added(
-            (1 / total, self._named(tuple(vocabulary), excluded)),
-            (KEEP_WEIGHT / total, self._named(spec.kept, excluded)),
-            (unguided / _UNGUIDED_RECORDS, self._named(("",) * _UNGUIDED_RECORDS, excluded)),
+            (1 / total, self._named(vocabulary, shown)),
+            (spec.kept_weight / total, self._named(spec.kept, shown)),
+            (unguided / _UNGUIDED_RECORDS, self._named(("",) * _UNGUIDED_RECORDS, shown)),
         )
-        forgotten = [(1 / total, self._named(sentences, excluded)) for sentences in spec.forgotten]
+        forgotten = [(1 / total, self._named(sentences, shown)) for sentences in spec.forgotten]
         return Retained(language, added((0.0, language), *forgotten))
 
-    def retained(self, excluded: Sequence[str]) -> list[str]:
-        """The sentences that are read, without any of the excluded words."""
+    def retained(self, spec: RetainSpec) -> list[str]:
+        """The vocabulary's sentences that are read, without any of the excluded words."""
+        excluded = spec.excluded_words
         named = re.compile(rf"\b({'|'.join(map(re.escape, excluded))})\b") if excluded else None
         left = [s for s in self.sentences if not (named and named.search(s))]
-        return random.Random(0).sample(left, min(LANGUAGE_SENTENCES, len(left)))
+        return random.Random(0).sample(left, min(spec.sentences, len(left)))
 
-    def _moments_of(self, sentences: tuple[str, ...], excluded: tuple[str, ...]) -> Moments:
-        """Sums over sentences, each read once, at a picture, timestep and noise that depend on them alone."""
+    def _moments_of(self, sentences: tuple[str, ...], shown: tuple[str, ...]) -> Moments:
+        """Sums over sentences, each read once, at a picture, timestep and noise that depend on the arguments alone."""
         if not sentences:
             width = self._pipeline.unet.config.cross_attention_dim
             heads = {name: module.heads for name, module in cross_attentions(self._pipeline.unet).items()}
             return {f"{n}.to_v.weight": torch.zeros(h, width, width, dtype=torch.float64) for n, h in heads.items()}
         generator = torch.Generator().manual_seed(zlib.crc32("\n".join(sentences).encode()))
-        pictures = self._pictures(excluded)
+        pictures = self._pictures(shown)
         chosen = torch.randint(0, len(pictures), (len(sentences),), generator=generator)
         x_t, t = noised(self._pipeline, pictures[chosen], generator)
         return moments(self._pipeline, x_t, t, text_states(self._pipeline, sentences))[0]
 
-    def _drawn(self, excluded: tuple[str, ...]) -> Tensor:
-        """Latents (LANGUAGE_PICTURES, C, h, w) of pictures of the language."""
-        prompts = self.retained(excluded)[:LANGUAGE_PICTURES]
+    def _drawn(self, shown: tuple[str, ...]) -> Tensor:
+        """Latents (len(shown), C, h, w) of pictures of the language."""
         return draw_latents(
             self._pipeline,
-            prompts,
-            range(_SEED, _SEED + len(prompts)),
+            shown,
+            range(_SEED, _SEED + len(shown)),
             steps=self._sampler.steps,
             guidance=self._sampler.guidance,
             size=self._sampler.size,

@@ -34,13 +34,16 @@ def spec(**changes) -> PassSpec:
         "image_count": 4,
         "preset": "guarded",
         "steps": 12,
+        "batch": 8,
+        "momentum": 0.8,
+        "readings": 80,
         "stop": None,
         "learning_rate": 0.05,
         "projection": None,
         "preserve": (),
         "redirect_weight": 0.0,
         "language_weight": 0.0,
-        "retain": RetainSpec(excluded_words=(), kept=(), forgotten=()),
+        "retain": RetainSpec(excluded_words=(), kept=(), forgotten=(), kept_weight=2.0, sentences=12, pictures=2),
         "seed": 3,
         "threads": 1,
     }
@@ -205,7 +208,16 @@ def test_a_second_pass_adds_to_the_first(pipeline, latents, retained):
         assert any(not torch.equal(layer.edit, first[name]) for name, layer in layers.items())
 
 
-STOP = StopSpec(recogniser="emoji-clip", shown="lion", others=("dog",), prompts=("lion",), frames=("{x}",), every=4)
+STOP = StopSpec(
+    recogniser="emoji-clip",
+    shown="lion",
+    others=("dog",),
+    prompts=("lion",),
+    frames=("{x}",),
+    every=4,
+    fading=0.5,
+    gone=0.01,
+)
 
 
 def looking(pipeline, latents, retained, *shares, **changes):

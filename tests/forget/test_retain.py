@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fmn_guard.forget import retain
-from fmn_guard.forget.retain import KEEP_WEIGHT, RetainedLanguage
+from fmn_guard.forget.retain import RetainedLanguage
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.plan import RetainSpec
 from fmn_guard.suite import Sampler
@@ -15,7 +14,8 @@ WORDS = ("lion", "tiger", "pistol", "dog")
 
 
 def spec(**changes) -> RetainSpec:
-    return RetainSpec(**({"excluded_words": (), "kept": (), "forgotten": ()} | changes))
+    fixed = {"excluded_words": (), "kept": (), "forgotten": (), "kept_weight": 3.0, "sentences": 12, "pictures": 2}
+    return RetainSpec(**(fixed | changes))
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +24,12 @@ def pipeline(tiny_checkpoint):
 
 
 @pytest.fixture
-def language(pipeline, monkeypatch):
-    monkeypatch.setattr(retain, "LANGUAGE_SENTENCES", 12)
-    monkeypatch.setattr(retain, "LANGUAGE_PICTURES", 2)
+def language(pipeline):
     return RetainedLanguage(pipeline, WORDS, Sampler(steps=2, guidance=1.0))
 
 
 def test_no_excluded_word_is_ever_read(language):
-    read = language.retained(("pistol",))
+    read = language.retained(spec(excluded_words=("pistol",)))
     assert len(read) == 12
     assert not any("pistol" in sentence.replace(",", " ").split() for sentence in read)
     assert any("pistol" in sentence for sentence in language.sentences)
@@ -41,22 +39,23 @@ def test_what_is_kept_counts_more_and_what_was_forgotten_stands_apart(language):
     kept, first, second = ("a photo of tiger",), ("a dog",), ("lion", "a lion")
     plain = language.moments(spec()).language
     found = language.moments(spec(kept=kept, forgotten=(first, second)))
-    of = {sentences: language._moments_of(sentences, ()) for sentences in (kept, first, second)}
-    total = 12 + KEEP_WEIGHT
+    of = {
+        sentences: language._moments_of(sentences, tuple(language.retained(spec())[:2]))
+        for sentences in (kept, first, second)
+    }
+    total = 12 + 3
     for name, moment in plain.items():
-        expected = (12 * moment + KEEP_WEIGHT * of[kept][name]) / total
+        expected = (12 * moment + 3 * of[kept][name]) / total
         torch.testing.assert_close(found.language[name], expected)
         torch.testing.assert_close(found.forgotten[name], (of[first][name] + of[second][name]) / total)
         torch.testing.assert_close(found.whole[name], found.language[name] + found.forgotten[name])
 
 
-def test_the_empty_prompt_counts_as_guidance_does(pipeline, monkeypatch):
-    monkeypatch.setattr(retain, "LANGUAGE_SENTENCES", 12)
-    monkeypatch.setattr(retain, "LANGUAGE_PICTURES", 2)
+def test_the_empty_prompt_counts_as_guidance_does(pipeline):
     guided = RetainedLanguage(pipeline, WORDS, Sampler(steps=2, guidance=4.0))
-    found, sentences = guided.moments(spec()).language, tuple(guided.retained(()))
-    nothing = guided._moments_of(("",) * 64, ())
-    for name, moment in guided._moments_of(sentences, ()).items():
+    found, sentences = guided.moments(spec()).language, tuple(guided.retained(spec()))
+    nothing = guided._moments_of(("",) * 64, sentences[:2])
+    for name, moment in guided._moments_of(sentences, sentences[:2]).items():
         torch.testing.assert_close(found[name], moment / 12 + (3 / 4) ** 2 * nothing[name] / 64)
 
 

@@ -1,0 +1,66 @@
+"""Presets: the eraser's settings, by the name a manifest asks for. A plan states all of them in full."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """An algorithm's settings; what is not explained here is in `fmn_guard.plan`, under the same name."""
+
+    pictures: int
+    """Pictures to forget that the base draws for a pass."""
+    stand_ins: int
+    """Random names whose mean a name is moved to."""
+    readings: int
+    steps: int
+    steps_unwatched: int
+    """Steps where no recogniser says when to stop."""
+    batch: int
+    learning_rate: float
+    momentum: float
+    projection: float
+    preserve: tuple[float, ...]
+    preserve_broadly: tuple[float, ...]
+    """Weights for styles and corrections, which give way sooner than a thing's or a person's name."""
+    preserve_unwatched: float
+    """The one weight where no recogniser says when to stop."""
+    redirect_weight: float
+    language_weight: float
+    language_sentences: int
+    language_pictures: int
+    kept_weight: float
+    stop_pictures: int
+    look_every: int
+    fading: float
+    gone: float
+    threads: int
+
+
+PRESETS = {
+    "guarded": Preset(
+        pictures=8,
+        stand_ins=16,
+        readings=80,
+        steps=60,
+        steps_unwatched=30,
+        batch=8,
+        learning_rate=7e-3,
+        momentum=0.8,
+        projection=1e-4,
+        preserve=(160.0, 60.0, 20.0),
+        preserve_broadly=(640.0, 240.0, 80.0),
+        preserve_unwatched=40.0,
+        redirect_weight=10.0,
+        language_weight=4.0,
+        language_sentences=900,
+        language_pictures=24,
+        kept_weight=2.0,
+        stop_pictures=12,
+        look_every=15,
+        fading=0.5,
+        gone=0.01,
+        threads=2,
+    ),
+}
