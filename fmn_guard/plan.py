@@ -109,7 +109,7 @@ class PassSpec(Record):
     momentum: float
     """Of a step, in [0, 1): how much of the one before goes on."""
     readings: int
-    """Records in which the name is read for a closed-form solution, at least."""
+    """Times of each picture at which the name is read for a closed-form solution."""
     projection: float | None
     """Variance below which a direction of the text states counts as unused by the retained language; None protects
     no language."""

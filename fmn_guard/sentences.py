@@ -77,7 +77,7 @@ _WORD_TEMPLATES = (
     "a {x} in the style of {y} {z}",
     "a {y} {z} of a {x}",
 )
-_PAIRS = 400
+_PAIRS = 5  # for each word
 
 # Function words carry no concept: a name that holds one must not take it from the language.
 FUNCTION_WORDS = frozenset("a an the of in on at to and or with for by from as is it its his her their no".split())
@@ -167,7 +167,7 @@ def vocabulary_sentences(words: Sequence[str], seed: int) -> list[str]:
     sentences = ["", *(_bare(t) for t in TRAINING_TEMPLATES)]
     for word in content:
         sentences += [fill(_in_context(t, content, rng), word) for t in _WORD_TEMPLATES]
-    for _ in range(_PAIRS):
+    for _ in range(_PAIRS * len(content)):
         pair = f"{rng.choice(content)} {rng.choice(content)}"
         sentences.append(fill(_in_context(rng.choice(_WORD_TEMPLATES), content, rng), pair))
     return list(dict.fromkeys(sentences))

@@ -18,47 +18,77 @@ if TYPE_CHECKING:
 
 # Parameter name of a cross-attention's values -> (heads, d, d) float64.
 Moments = dict[str, Tensor]
+# Parameter name of a cross-attention's values -> (pixels, heads, channels / heads).
+Queries = dict[str, Tensor]
 
-_BATCH = 32
-_PIXELS = 64
+_RECORDS = 32  # at once
+_SENTENCES = 64  # at once
+_PIXELS = 64  # of a layer and record
 
 
 @torch.no_grad()
-def moments(
-    pipeline: StableDiffusionPipeline, x_t: Tensor, t: Tensor, text: Tensor, also: Tensor | None = None
-) -> tuple[Moments, Moments]:
-    """Second moments of what is read in the given records, summed over records and averaged over some 64 pixels.
-
-    With a the attention of a pixel over tokens, r = sum_j a_j text_j and o = sum_j a_j also_j.
+def queries(
+    pipeline: StableDiffusionPipeline, x_t: Tensor, t: Tensor, text: Tensor, generator: torch.Generator
+) -> Queries:
+    """What pixels ask a sentence for, in the given records: as many in each layer, in random order.
 
     Args:
         pipeline: the model.
         x_t: (N, C, h, w), noisy latents.
         t: (N,), their timesteps.
+        text: (N, T, d), states of the sentences they are denoised with.
+        generator: of pixels and their order.
+    """
+    seen: dict[str, list[Tensor]] = {}
+
+    def see(name: str, query: Tensor, _probs: Tensor) -> None:
+        chosen = torch.randint(0, query.shape[2], (_PIXELS,), generator=generator).to(query.device)
+        seen.setdefault(f"{name}.to_v.weight", []).append(query[:, :, chosen].transpose(1, 2).flatten(0, 1))
+
+    with seen_attention(pipeline.unet, see):
+        for start in range(0, len(x_t), _RECORDS):
+            part = slice(start, start + _RECORDS)
+            pipeline.unet(x_t[part], t[part], text[part])
+    order = torch.randperm(len(x_t) * _PIXELS, generator=generator)
+    return {name: torch.cat(parts)[order.to(parts[0].device)] for name, parts in seen.items()}
+
+
+@torch.no_grad()
+def moments(
+    pipeline: StableDiffusionPipeline, asked: Queries, text: Tensor, looks: int, also: Tensor | None = None
+) -> tuple[Moments, Moments]:
+    """Second moments of what heads read of sentences, summed over sentences and averaged over looks.
+
+    With a the attention of a pixel over tokens, r = sum_j a_j text_j and o = sum_j a_j also_j. Whatever picture a
+    query comes from, it may ask any sentence: sentences take queries in turn.
+
+    Args:
+        pipeline: the model.
+        asked: from `queries`.
         text: (N, T, d), states of the sentences that are read.
-        also: (N, T, d), states that the same attention reads in their place; ``text`` itself by default.
+        looks: queries a sentence.
+        also: (N, T, d), states that the same attention reads in their place.
 
     Returns:
-        Sums of r r^T and of o r^T.
+        Sums of r r^T and, zero without ``also``, of o r^T.
     """
     own: Moments = {}
     crossed: Moments = {}
-    part = slice(0)
-
-    def see(name: str, probs: Tensor) -> None:
-        probs = probs[:, :, :: max(1, probs.shape[2] // _PIXELS)]  # evenly spaced, to save time
-        read = _averaged(probs, text[part])
-        other = read if also is None else _averaged(probs, also[part])
-        key, pixels = f"{name}.to_v.weight", probs.shape[2]
-        own[key] = own.get(key, 0) + (read.mT @ read).cpu().double() / pixels
-        crossed[key] = crossed.get(key, 0) + (other.mT @ read).cpu().double() / pixels
-
-    with seen_attention(pipeline.unet, see):
-        for start in range(0, len(x_t), _BATCH):
-            part = slice(start, start + _BATCH)
-            pipeline.unet(x_t[part], t[part], text[part])
-    assert own.keys() == {f"{name}.to_v.weight" for name in cross_attentions(pipeline.unet)}
-    return {name: _positive(moment) for name, moment in own.items()}, crossed
+    for layer, module in cross_attentions(pipeline.unet).items():
+        name, heads = f"{layer}.to_v.weight", module.heads
+        own[name] = torch.zeros(heads, text.shape[-1], text.shape[-1], dtype=torch.float64)
+        crossed[name] = torch.zeros_like(own[name])
+        for start in range(0, len(text), _SENTENCES):
+            part = slice(start, start + _SENTENCES)
+            states = text[part]
+            turn = torch.arange(start * looks, (start + len(states)) * looks) % len(asked[name])
+            query = asked[name][turn.to(text.device)].unflatten(0, (len(states), looks))  # (B, looks, heads, c)
+            key = module.head_to_batch_dim(module.to_k(states))
+            probs = module.get_attention_scores(query.transpose(1, 2).flatten(0, 1), key).unflatten(0, (-1, heads))
+            read = _averaged(probs, states)
+            own[name] += (read.mT @ read).cpu() / looks
+            crossed[name] += (_averaged(probs, also[part]).mT @ read).cpu() / looks if also is not None else 0
+    return own, crossed
 
 
 def added(*weighted: tuple[float, Moments]) -> Moments:
@@ -76,13 +106,6 @@ def noised(pipeline: StableDiffusionPipeline, x0: Tensor, generator: torch.Gener
     return alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise, t
 
 
-def _positive(moment: Tensor) -> Tensor:
-    """The same without the directions that single precision has rounded below zero."""
-    values, vectors = torch.linalg.eigh(moment)
-    positive: Tensor = (vectors * values.clamp(min=0).unsqueeze(-2)) @ vectors.mT
-    return positive
-
-
 def _averaged(probs: Tensor, states: Tensor) -> Tensor:
-    """(B, heads, P, T) by (B, T, d) -> (heads, B*P, d)."""
-    return torch.einsum("bhpt,btd->hbpd", probs, states).flatten(1, 2)
+    """(B, heads, P, T) by (B, T, d) -> (heads, B*P, d) float64: in single precision a moment can fall below zero."""
+    return torch.einsum("bhpt,btd->hbpd", probs, states).flatten(1, 2).double()

@@ -30,11 +30,13 @@ from ..model.sampler import text_states
 from ..plan import PassSpec, TrainingPrompt
 from ..progress import Progress, silent
 from .closed_form import redirect
-from .reading import Moments, moments, noised
+from .reading import Moments, moments, noised, queries
 from .retain import Retained
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+_LOOKS = 16  # at a sentence
 
 
 def watched_tokens(prompts: Sequence[TrainingPrompt], length: int) -> Tensor:
@@ -164,11 +166,13 @@ def _read(
 ) -> tuple[Moments, Moments]:
     """Mean moments of what the base reads of the name, by itself and with the anchor read in its place."""
     generator = torch.Generator().manual_seed(spec.seed)
-    rows = torch.arange(len(named)).repeat(math.ceil(spec.readings / len(named)))
-    x_t, t = noised(pipeline, latents[torch.randint(0, len(latents), rows.shape, generator=generator)], generator)
+    shown = latents.repeat(spec.readings, 1, 1, 1)
+    rows = _indices(len(named), len(shown), generator)
+    x_t, t = noised(pipeline, shown, generator)
     with speaking_as_base(layers):
-        sums = moments(pipeline, x_t, t, named[rows], anchored[rows])
-    own, crossed = ({name: total / len(rows) for name, total in part.items()} for part in sums)
+        asked = queries(pipeline, x_t, t, named[rows], generator)
+        sums = moments(pipeline, asked, named, _LOOKS, anchored)
+    own, crossed = ({name: total / len(named) for name, total in part.items()} for part in sums)
     return own, crossed
 
 

@@ -10,19 +10,20 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
 
-from ..model.attention import cross_attentions
 from ..model.sampler import draw_latents, text_states
 from ..plan import RetainSpec
 from ..sentences import vocabulary_sentences
 from ..suite import Sampler
-from .reading import Moments, added, moments, noised
+from .reading import Moments, Queries, added, moments, noised, queries
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-_UNGUIDED_RECORDS = 64
+_RECORDS = 4  # of a picture, at different times
+_BLOCK = 512  # sentences whose states are in memory at once
+_LOOKS = 8  # at a sentence
+_UNGUIDED_LOOKS = 4096  # at the empty prompt
 _SEED = 400_000_000  # far from the shipped suites' seeds
 
 
@@ -63,7 +64,7 @@ class RetainedLanguage:
         self._pipeline, self._sampler = pipeline, sampler
         self.sentences = vocabulary_sentences(words, seed)
         self._named = cache(self._moments_of)
-        self._pictures = cache(self._drawn)
+        self._asked = cache(self._asked_by_pictures)
 
     def moments(self, spec: RetainSpec) -> Retained:
         """Mean moments of what a pass must leave alone."""
@@ -74,8 +75,8 @@ class RetainedLanguage:
         unguided = (1 - 1 / scale) ** 2 if scale > 1 else 0.0
         language = added(
             (1 / total, self._named(vocabulary, shown)),
-            (spec.kept_weight / total, self._named(spec.kept, shown)),
-            (unguided / _UNGUIDED_RECORDS, self._named(("",) * _UNGUIDED_RECORDS, shown)),
+            *([(spec.kept_weight / total, self._named(spec.kept, shown))] if spec.kept else []),
+            (unguided, self._named(("",), shown, _UNGUIDED_LOOKS)),
         )
         forgotten = [(1 / total, self._named(sentences, shown)) for sentences in spec.forgotten]
         return Retained(language, added((0.0, language), *forgotten))
@@ -87,21 +88,16 @@ class RetainedLanguage:
         left = [s for s in self.sentences if not (named and named.search(s))]
         return random.Random(0).sample(left, min(spec.sentences, len(left)))
 
-    def _moments_of(self, sentences: tuple[str, ...], shown: tuple[str, ...]) -> Moments:
-        """Sums over sentences, each read once, at a picture, timestep and noise that depend on the arguments alone."""
-        if not sentences:
-            width = self._pipeline.unet.config.cross_attention_dim
-            heads = {name: module.heads for name, module in cross_attentions(self._pipeline.unet).items()}
-            return {f"{n}.to_v.weight": torch.zeros(h, width, width, dtype=torch.float64) for n, h in heads.items()}
-        generator = torch.Generator().manual_seed(zlib.crc32("\n".join(sentences).encode()))
-        pictures = self._pictures(shown)
-        chosen = torch.randint(0, len(pictures), (len(sentences),), generator=generator)
-        x_t, t = noised(self._pipeline, pictures[chosen], generator)
-        return moments(self._pipeline, x_t, t, text_states(self._pipeline, sentences))[0]
+    def _moments_of(self, sentences: tuple[str, ...], shown: tuple[str, ...], looks: int = _LOOKS) -> Moments:
+        """Sums over sentences, asked by pictures of the sentences ``shown``."""
+        asked = self._asked(shown)
+        blocks = [sentences[i : i + _BLOCK] for i in range(0, len(sentences), _BLOCK)]
+        sums = [moments(self._pipeline, asked, text_states(self._pipeline, block), looks)[0] for block in blocks]
+        return added(*((1.0, part) for part in sums))
 
-    def _drawn(self, shown: tuple[str, ...]) -> Tensor:
-        """Latents (len(shown), C, h, w) of pictures of the language."""
-        return draw_latents(
+    def _asked_by_pictures(self, shown: tuple[str, ...]) -> Queries:
+        generator = torch.Generator().manual_seed(zlib.crc32("\n".join(shown).encode()))
+        latents = draw_latents(
             self._pipeline,
             shown,
             range(_SEED, _SEED + len(shown)),
@@ -109,4 +105,6 @@ class RetainedLanguage:
             guidance=self._sampler.guidance,
             size=self._sampler.size,
             batch=8,
-        )
+        ).repeat(_RECORDS, 1, 1, 1)
+        x_t, t = noised(self._pipeline, latents, generator)
+        return queries(self._pipeline, x_t, t, text_states(self._pipeline, shown).repeat(_RECORDS, 1, 1), generator)

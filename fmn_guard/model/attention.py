@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import PassError
 
-See = Callable[[str, Tensor], None]
+See = Callable[[str, Tensor, Tensor], None]
 
 
 def cross_attentions(unet: UNet2DConditionModel) -> dict[str, Attention]:
@@ -54,7 +54,7 @@ class Tape:
 
 
 class _SeenProcessor:
-    """Plain attention that also hands on its probabilities."""
+    """Plain attention that also hands on its queries and probabilities."""
 
     def __init__(self, name: str, see: See) -> None:
         self._name, self._see = name, see
@@ -73,19 +73,19 @@ class _SeenProcessor:
         value = attn.head_to_batch_dim(attn.to_v(encoder_hidden_states))
         probs = attn.get_attention_scores(query, key)  # (B*heads, P, T)
         # head_to_batch_dim is batch-major: unflatten, never repeat, or batches > 1 get each other's tokens
-        self._see(self._name, probs.unflatten(0, (-1, attn.heads)))
+        self._see(self._name, query.unflatten(0, (-1, attn.heads)), probs.unflatten(0, (-1, attn.heads)))
         out: Tensor = attn.batch_to_head_dim(torch.bmm(probs, value))
         return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
 
 
 @contextmanager
 def seen_attention(unet: UNet2DConditionModel, see: See) -> Iterator[None]:
-    """Shows the probabilities of every cross-attention; gives the UNet back as it was, even on error.
+    """Shows what every cross-attention asks and where it looks; gives the UNet back as it was, even on error.
 
     Args:
         unet: the model; its processors are replaced meanwhile.
-        see: called in each forward pass with the name of each cross-attention and its probabilities,
-            (B, heads, P, T), with gradients.
+        see: called in each forward pass with the name of each cross-attention, its queries
+            (B, heads, P, channels / heads) and its probabilities (B, heads, P, T), with gradients.
     """
     modules = cross_attentions(unet)
     before = {name: module.processor for name, module in modules.items()}
@@ -108,7 +108,7 @@ def watch_attention(unet: UNet2DConditionModel, wanted: Tensor | None = None) ->
     """
     tape = Tape(len(cross_attentions(unet)), torch.zeros(1, 1) if wanted is None else wanted)
 
-    def see(_: str, probs: Tensor) -> None:
+    def see(_name: str, _query: Tensor, probs: Tensor) -> None:
         tape.masses.append((probs.mean((1, 2)) * tape.wanted).sum(-1))  # (B, heads, P, T) -> (B, T) -> (B,)
 
     with seen_attention(unet, see):

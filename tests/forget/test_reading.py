@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fmn_guard.forget.reading import added, moments, noised
+from fmn_guard.forget.reading import added, moments, noised, queries
 from fmn_guard.model.attention import cross_attentions
 from fmn_guard.model.checkpoint import load_pipeline
 
@@ -24,39 +24,57 @@ def inputs(count: int = 3):
     return x, torch.tensor([10, 500, 900][:count]), states[0], states[1]
 
 
-def reference(unet, x, t, text, also):
-    """Sums over records of the mean over pixels, from the recorded inputs of each attn2."""
-    seen = {}
+def asked(pipeline, x, t, text):
+    return queries(pipeline, x, t, text, torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_queries_are_those_of_the_records_pixels_in_random_order(pipeline):
+    x, t, text, _ = inputs()
+    pixels = {}
     handles = [
         module.register_forward_pre_hook(
-            lambda m, args, kwargs, name=name: seen.update({name: (m, args[0])}), with_kwargs=True
+            lambda m, args, kwargs, name=name: pixels.update({name: args[0]}), with_kwargs=True
         )
-        for name, module in cross_attentions(unet).items()
+        for name, module in cross_attentions(pipeline.unet).items()
     ]
-    unet(x, t, text)
+    found = asked(pipeline, x, t, text)
     for handle in handles:
         handle.remove()
+    for name, module in cross_attentions(pipeline.unet).items():
+        real = module.to_q(pixels[name])  # (B, P, C)
+        distances = torch.cdist(found[f"{name}.to_v.weight"].flatten(1), real.flatten(0, 1))
+        assert distances.min(1).values.max() < 1e-3
+        records = distances.argmin(1) // real.shape[1]
+        assert records.bincount().tolist() == [64, 64, 64]
+        assert records[:40].unique().tolist() == [0, 1, 2]
+
+
+def reference(unet, asked, text, also, looks):
+    """Sums over sentences of the mean over looks, in plain loops; sentence i takes the i-th batch of queries."""
     found = {}
-    for name, (module, pixels) in seen.items():
-        query, key = module.to_q(pixels), module.to_k(text)
-        size = query.shape[-1] // module.heads
+    for name, module in cross_attentions(unet).items():
+        key, all_queries = module.to_k(text), asked[f"{name}.to_v.weight"]
+        size = key.shape[-1] // module.heads
         own, crossed = torch.zeros(2, module.heads, 32, 32, dtype=torch.float64)
-        for b in range(len(x)):
+        for b in range(len(text)):
             for h in range(module.heads):
-                part = slice(h * size, (h + 1) * size)
-                probs = (query[b, :, part] @ key[b, :, part].T / math.sqrt(size)).softmax(-1).double()
+                query = torch.stack([all_queries[(b * looks + i) % len(all_queries), h] for i in range(looks)])
+                probs = (query @ key[b, :, h * size : (h + 1) * size].T / math.sqrt(size)).softmax(-1).double()
                 read, other = probs @ text[b].double(), probs @ also[b].double()
-                own[h] += read.T @ read / len(read)
-                crossed[h] += other.T @ read / len(read)
+                own[h] += read.T @ read / looks
+                crossed[h] += other.T @ read / looks
         found[f"{name}.to_v.weight"] = (own, crossed)
     return found
 
 
 @torch.no_grad()
-def test_moments_are_those_of_states_averaged_by_attention(pipeline):
+@pytest.mark.parametrize("looks", [5, 100])  # 100 sentences' worth is more than there are queries
+def test_moments_are_those_of_states_averaged_by_attention(pipeline, looks):
     x, t, text, also = inputs()
-    own, crossed = moments(pipeline, x, t, text, also)
-    expected = reference(pipeline.unet, x, t, text, also)
+    found = asked(pipeline, x, t, text)
+    own, crossed = moments(pipeline, found, text, looks, also)
+    expected = reference(pipeline.unet, found, text, also, looks)
     assert own.keys() == crossed.keys() == expected.keys()
     for name, (a, b) in expected.items():
         torch.testing.assert_close(own[name], a, rtol=1e-4, atol=1e-4)
@@ -65,9 +83,11 @@ def test_moments_are_those_of_states_averaged_by_attention(pipeline):
 
 def test_moments_of_parts_add_up(pipeline):
     x, t, text, _ = inputs()
-    whole, _ = moments(pipeline, x, t, text)
-    one, _ = moments(pipeline, x[:1], t[:1], text[:1])
-    rest, _ = moments(pipeline, x[1:], t[1:], text[1:])
+    found = asked(pipeline, x, t, text)
+    every = len(next(iter(found.values())))  # all queries to each sentence
+    whole, _ = moments(pipeline, found, text, every)
+    one, _ = moments(pipeline, found, text[:1], every)
+    rest, _ = moments(pipeline, found, text[1:], every)
     for name, part in added((1.0, one), (1.0, rest)).items():
         torch.testing.assert_close(part, whole[name], rtol=1e-4, atol=1e-5)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fmn_guard.errors import PassError
-from fmn_guard.forget.reading import moments, noised
+from fmn_guard.forget.reading import moments, noised, queries
 from fmn_guard.forget.resteer import resteer, watched_tokens
 from fmn_guard.forget.retain import Retained
 from fmn_guard.model.attention import edited_values
@@ -36,7 +36,7 @@ def spec(**changes) -> PassSpec:
         "steps": 12,
         "batch": 8,
         "momentum": 0.8,
-        "readings": 80,
+        "readings": 2,
         "stop": None,
         "learning_rate": 0.05,
         "projection": None,
@@ -69,7 +69,8 @@ def retained(tiny_checkpoint):
     pipeline = load_pipeline(tiny_checkpoint)
     text = text_states(pipeline, ["a photo of tiger", "a dog", "tiger", ""] * 4)
     x_t, t = noised(pipeline, torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(2)), torch.Generator())
-    language = {name: total / 16 for name, total in moments(pipeline, x_t, t, text)[0].items()}
+    asked = queries(pipeline, x_t, t, text, torch.Generator())
+    language = {name: total / 16 for name, total in moments(pipeline, asked, text, 64)[0].items()}
     return Retained(language, {name: torch.zeros_like(moment) for name, moment in language.items()})
 
 
