@@ -108,8 +108,8 @@ class PassSpec(Record):
     """How far the first step moves values of the retained language, relative to their size."""
     momentum: float
     """Of a step, in [0, 1): how much of the one before goes on."""
-    readings: int
-    """Times of each picture at which the name is read for a closed-form solution."""
+    times: int
+    """Timesteps at which each picture is seen."""
     projection: float | None
     """Variance below which a direction of the text states counts as unused by the retained language; None protects
     no language."""
@@ -192,13 +192,14 @@ def estimate(plan: Plan) -> Cost:
     images = 2 * len(plan.probes) + drawn
     guided = 2 if plan.sampler.guidance > 1 else 1
     steps = sum(spec.steps for spec in plan.passes)
-    records = sum(spec.steps * spec.batch for spec in plan.passes)
+    trained = sum(spec.steps * spec.batch for spec in plan.passes)
+    # pictures of the name and of its anchor, each seen by the base with either sentence
+    seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes if spec.steps)
     return Cost(
         passes=len(plan.passes),
         training_steps=steps,
         images=images,
-        # a training step asks the base for the anchor, then the model itself
-        unet_evaluations=images * plan.sampler.steps * guided + records * 2,
+        unet_evaluations=images * plan.sampler.steps * guided + trained + seen,
     )
 
 
@@ -357,7 +358,7 @@ def _pass(
         batch=preset.batch,
         learning_rate=preset.learning_rate if eraser.learning_rate is None else eraser.learning_rate,
         momentum=preset.momentum,
-        readings=preset.readings,
+        times=preset.times,
         projection=None if damping == "off" else damping,
         preserve=() if damping == "off" else preserve if stop else (preset.preserve_unwatched,),
         redirect_weight=preset.redirect_weight,

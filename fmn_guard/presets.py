@@ -13,7 +13,7 @@ class Preset:
     """Pictures to forget that the base draws for a pass."""
     stand_ins: int
     """Random names whose mean a name is moved to."""
-    readings: int
+    times: int
     steps: int
     steps_unwatched: int
     """Steps where no recogniser says when to stop."""
@@ -42,7 +42,7 @@ PRESETS = {
     "guarded": Preset(
         pictures=8,
         stand_ins=16,
-        readings=2,
+        times=4,
         steps=32,
         steps_unwatched=16,
         batch=16,
@@ -53,7 +53,7 @@ PRESETS = {
         preserve_broadly=(640.0, 240.0, 80.0),
         preserve_unwatched=40.0,
         redirect_weight=30.0,
-        language_weight=30.0,
+        language_weight=12.0,
         language_sentences=4000,
         language_pictures=24,
         kept_weight=2.0,

@@ -85,13 +85,15 @@ def resteer(
     """
     named = text_states(pipeline, [p.text for p in spec.prompts])  # (M, T, d)
     anchored = torch.stack([text_states(pipeline, spec.anchors(p)).mean(0) for p in spec.prompts])
+    generator = torch.Generator().manual_seed(spec.seed)
+    seen = _Records(pipeline, layers, spec, latents, named, anchored, generator)
     before = {name: layer.edit for name, layer in layers.items()}
     stop = spec.stop
     looks: list[float] = []
     stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
     solutions = 0
     if spec.projection is not None and spec.steps:
-        given, crossed = _read(pipeline, layers, spec, latents, named, anchored)
+        given, crossed = seen.read()
         for preserve in spec.preserve:
             for name, layer in layers.items():
                 layer.edit = before[name]
@@ -104,7 +106,6 @@ def resteer(
                     break
     hold = _Hold(layers, retained, spec.projection)
     trained = hold.unfold()
-    generator = torch.Generator().manual_seed(spec.seed)
     masses: list[float] = []
     errors: list[float] = []
     every = stop.every if stop and still_shown else spec.steps
@@ -113,15 +114,13 @@ def resteer(
         velocity = [torch.zeros_like(part) for part in trained]
         with watch_attention(pipeline.unet) as tape:
             for step in range(length):
-                rows = _indices(len(spec.prompts), spec.batch, generator)
-                x_t, t = noised(pipeline, latents[_indices(len(latents), spec.batch, generator)], generator)
+                part = torch.randint(0, len(seen.rows), (spec.batch,), generator=generator)
+                rows = seen.rows[part]
                 tape.wanted = watched_tokens([spec.prompts[i] for i in rows], named.shape[1]).to(named.device)
-                with torch.no_grad(), speaking_as_base(layers):
-                    target = pipeline.unet(x_t, t, anchored[rows]).sample
                 tape.masses.clear()
-                predicted = pipeline.unet(x_t, t, named[rows]).sample
+                predicted = pipeline.unet(seen.x_t[part], seen.t[part], named[rows]).sample
                 mass = tape.mass().mean()
-                error = (predicted - target).square().mean()
+                error = (predicted - seen.target[part]).square().mean()
                 masses.append(mass.item())
                 errors.append(error.item())
                 if not math.isfinite(errors[-1]):
@@ -156,24 +155,42 @@ def resteer(
     )
 
 
-def _read(
-    pipeline: StableDiffusionPipeline,
-    layers: dict[str, EditedLinear],
-    spec: PassSpec,
-    latents: Tensor,
-    named: Tensor,
-    anchored: Tensor,
-) -> tuple[Moments, Moments]:
-    """Mean moments of what the base reads of the name, by itself and with the anchor read in its place."""
-    generator = torch.Generator().manual_seed(spec.seed)
-    shown = latents.repeat(spec.readings, 1, 1, 1)
-    rows = _indices(len(named), len(shown), generator)
-    x_t, t = noised(pipeline, shown, generator)
-    with speaking_as_base(layers):
-        asked = queries(pipeline, x_t, t, named[rows], generator)
-        sums = moments(pipeline, asked, named, _LOOKS, anchored)
-    own, crossed = ({name: total / len(named) for name, total in part.items()} for part in sums)
-    return own, crossed
+class _Records:
+    """What a pass trains on: its pictures at random times, each with one of its sentences.
+
+    Attributes:
+        x_t: (N, C, h, w), noisy latents, each picture at `PassSpec.times` timesteps.
+        t: (N,), the timesteps.
+        rows: (N,), which of the pass's sentences each is denoised with.
+        target: (N, C, h, w), what the base predicts there at the sentence's anchor.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        pipeline: StableDiffusionPipeline,
+        layers: dict[str, EditedLinear],
+        spec: PassSpec,
+        latents: Tensor,
+        named: Tensor,
+        anchored: Tensor,
+        generator: torch.Generator,
+    ) -> None:
+        self._pipeline, self._layers, self._named, self._anchored = pipeline, layers, named, anchored
+        self._generator = generator
+        self.x_t, self.t = noised(pipeline, latents.repeat(spec.times, 1, 1, 1), generator)
+        self.rows = torch.randint(0, len(named), (len(self.t),), generator=generator)
+        blocks = zip(*(part.split(32) for part in (self.x_t, self.t, anchored[self.rows])), strict=True)
+        with speaking_as_base(layers):
+            self.target = torch.cat([pipeline.unet(x_t, t, text).sample for x_t, t, text in blocks])
+
+    def read(self) -> tuple[Moments, Moments]:
+        """Mean moments of what the base reads of the name, by itself and with the anchor read in its place."""
+        with speaking_as_base(self._layers):
+            asked = queries(self._pipeline, self.x_t, self.t, self._named[self.rows], self._generator)
+            sums = moments(self._pipeline, asked, self._named, _LOOKS, self._anchored)
+        own, crossed = ({name: total / len(self._named) for name, total in part.items()} for part in sums)
+        return own, crossed
 
 
 class _Hold:
@@ -237,8 +254,3 @@ def _named(spec: PassSpec) -> str:
 def _shown(value: float) -> float:
     """Six digits; what is not a number is recorded as -1, since a record holds numbers only."""
     return round(value, 6) if math.isfinite(value) else -1.0
-
-
-def _indices(population: int, count: int, generator: torch.Generator) -> list[int]:
-    drawn: list[int] = torch.randint(0, population, (count,), generator=generator).tolist()
-    return drawn

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class StopWatch:
-    """Draws the stop pictures of a pass with the edits so far.
+    """Draws the stop pictures of a pass with the edits so far, from other seeds at each look.
 
     Args:
         pipeline: the model, its values edited.
@@ -28,7 +28,7 @@ class StopWatch:
 
     def __init__(self, pipeline: StableDiffusionPipeline, stop: StopSpec, sampler: Sampler, first_seed: int) -> None:
         self._pipeline, self._stop, self._sampler = pipeline, stop, sampler
-        self._seeds = range(first_seed, first_seed + len(stop.prompts))
+        self._next_seed = first_seed
         self._recogniser = ZeroShot(shipped_model(stop.recogniser))
         readings = {
             frame: self._recogniser.text_vectors([frame.replace("{x}", name) for name in (stop.shown, *stop.others)])
@@ -38,10 +38,12 @@ class StopWatch:
 
     def still_shown(self) -> float:
         """Mean probability, in [0, 1], that a stop picture shows the concept rather than anything else."""
+        seeds = range(self._next_seed, self._next_seed + len(self._stop.prompts))
+        self._next_seed = seeds.stop
         latents = draw_latents(
             self._pipeline,
             self._stop.prompts,
-            self._seeds,
+            seeds,
             steps=self._sampler.steps,
             guidance=self._sampler.guidance,
             batch=self._sampler.batch,

@@ -36,7 +36,7 @@ def spec(**changes) -> PassSpec:
         "steps": 12,
         "batch": 8,
         "momentum": 0.8,
-        "readings": 2,
+        "times": 4,
         "stop": None,
         "learning_rate": 0.05,
         "projection": None,
