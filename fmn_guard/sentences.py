@@ -60,12 +60,12 @@ STYLE_STOP_TEMPLATES = (
 
 STYLE_TRAINING_SUBJECTS = ("a dog", "a house", "a tree", "a person", "a car", "a flower")
 
-# Sentences every word of the vocabulary stands in; {y} and {z} are others, drawn at random, so that the
+# Sentences every word of the vocabulary stands in: those in which a name is forgotten, so that a pass has to tell it
+# from other words and not from other sentences, and more; {y} and {z} are others, drawn at random, so that the
 # covariance sees words before and after others without a sentence for each pair.
 _WORD_TEMPLATES = (
-    "a photo of {x}",
-    "{x}",
-    "a photo of a {x}",
+    *TRAINING_TEMPLATES,
+    *CONTEXT_TEMPLATES,
     "{x} picture",
     "a {x} on a {y} background",
     "a photo of {x} in the style of {y}",
@@ -74,10 +74,9 @@ _WORD_TEMPLATES = (
     "{y} {x}",
     "a {x} on the {y}",
     "a photo of a small {x} on the {y}",
-    "a {x} in the style of {y} {z}",
     "a {y} {z} of a {x}",
 )
-_PAIRS = 5  # for each word
+_PAIRS = 10  # for each word
 
 # Function words carry no concept: a name that holds one must not take it from the language.
 FUNCTION_WORDS = frozenset("a an the of in on at to and or with for by from as is it its his her their no".split())

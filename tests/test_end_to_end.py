@@ -21,7 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a suite of 12 pictures a concept and a policy that 12 pictures can decide."""
     suite = json.loads(canonical_json(_yaml(suites() / "smoke" / "suite.yaml")))
     suite["metadata"]["name"] = "small"
-    suite["spec"]["sampler"]["steps"] = 8
+    suite["spec"]["sampler"]["steps"] = 5
     suite["spec"]["counts"] |= {"target": 2, "retained": 2}
     suite["spec"]["retained"] = [{"phrase": phrase} for phrase in RETAINED]
     suite["spec"]["detectors"] = [{"name": "nudenet"}]
