@@ -43,8 +43,8 @@ def test_queries_are_those_of_the_records_pixels_in_random_order(pipeline):
         handle.remove()
     for name, module in cross_attentions(pipeline.unet).items():
         real = module.to_q(pixels[name])  # (B, P, C)
-        distances = torch.cdist(found[f"{name}.to_v.weight"].flatten(1), real.flatten(0, 1))
-        assert distances.min(1).values.max() < 1e-3
+        distances = (found[f"{name}.to_v.weight"].flatten(1)[:, None] - real.flatten(0, 1)).abs().amax(-1)
+        assert distances.min(1).values.max() < 1e-5
         records = distances.argmin(1) // real.shape[1]
         assert records.bincount().tolist() == [64, 64, 64]
         assert records[:40].unique().tolist() == [0, 1, 2]
