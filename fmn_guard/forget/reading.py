@@ -55,9 +55,9 @@ def queries(
 
 @torch.no_grad()
 def moments(
-    pipeline: StableDiffusionPipeline, asked: Queries, text: Tensor, looks: int, also: Tensor | None = None
+    pipeline: StableDiffusionPipeline, asked: Queries, text: Tensor, each: int, also: Tensor | None = None
 ) -> tuple[Moments, Moments]:
-    """Second moments of what heads read of sentences, summed over sentences and averaged over looks.
+    """Second moments of what heads read of sentences, summed over sentences and averaged over queries.
 
     With a the attention of a pixel over tokens, r = sum_j a_j text_j and o = sum_j a_j also_j. Whatever picture a
     query comes from, it may ask any sentence: sentences take queries in turn.
@@ -66,7 +66,7 @@ def moments(
         pipeline: the model.
         asked: from `queries`.
         text: (N, T, d), states of the sentences that are read.
-        looks: queries a sentence.
+        each: queries to a sentence.
         also: (N, T, d), states that the same attention reads in their place.
 
     Returns:
@@ -81,13 +81,13 @@ def moments(
         for start in range(0, len(text), _SENTENCES):
             part = slice(start, start + _SENTENCES)
             states = text[part]
-            turn = torch.arange(start * looks, (start + len(states)) * looks) % len(asked[name])
-            query = asked[name][turn.to(text.device)].unflatten(0, (len(states), looks))  # (B, looks, heads, c)
+            turn = torch.arange(start * each, (start + len(states)) * each) % len(asked[name])
+            query = asked[name][turn.to(text.device)].unflatten(0, (len(states), each))  # (B, each, heads, c)
             key = module.head_to_batch_dim(module.to_k(states))
             probs = module.get_attention_scores(query.transpose(1, 2).flatten(0, 1), key).unflatten(0, (-1, heads))
             read = _averaged(probs, states)
-            own[name] += (read.mT @ read).cpu() / looks
-            crossed[name] += (_averaged(probs, also[part]).mT @ read).cpu() / looks if also is not None else 0
+            own[name] += (read.mT @ read).cpu() / each
+            crossed[name] += (_averaged(probs, also[part]).mT @ read).cpu() / each if also is not None else 0
     return own, crossed
 
 

@@ -36,7 +36,7 @@ from .retain import Retained
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-_LOOKS = 16  # at a sentence
+_QUERIES = 16  # to a sentence
 
 
 def watched_tokens(prompts: Sequence[TrainingPrompt], length: int) -> Tensor:
@@ -188,7 +188,7 @@ class _Records:
         """Mean moments of what the base reads of the name, by itself and with the anchor read in its place."""
         with speaking_as_base(self._layers):
             asked = queries(self._pipeline, self.x_t, self.t, self._named[self.rows], self._generator)
-            sums = moments(self._pipeline, asked, self._named, _LOOKS, self._anchored)
+            sums = moments(self._pipeline, asked, self._named, _QUERIES, self._anchored)
         own, crossed = ({name: total / len(self._named) for name, total in part.items()} for part in sums)
         return own, crossed
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _RECORDS = 4  # of a picture, at different times
 _BLOCK = 512  # sentences whose states are in memory at once
-_LOOKS = 8  # at a sentence
-_UNGUIDED_LOOKS = 4096  # at the empty prompt
+_QUERIES = 8  # to a sentence
+_UNGUIDED_QUERIES = 4096  # to the empty prompt
 _SEED = 400_000_000  # far from the shipped suites' seeds
 
 
@@ -76,7 +76,7 @@ class RetainedLanguage:
         language = added(
             (1 / total, self._named(vocabulary, shown)),
             *([(spec.kept_weight / total, self._named(spec.kept, shown))] if spec.kept else []),
-            (unguided, self._named(("",), shown, _UNGUIDED_LOOKS)),
+            (unguided, self._named(("",), shown, _UNGUIDED_QUERIES)),
         )
         forgotten = [(1 / total, self._named(sentences, shown)) for sentences in spec.forgotten]
         return Retained(language, added((0.0, language), *forgotten))
@@ -88,11 +88,11 @@ class RetainedLanguage:
         left = [s for s in self.sentences if not (named and named.search(s))]
         return random.Random(0).sample(left, min(spec.sentences, len(left)))
 
-    def _moments_of(self, sentences: tuple[str, ...], shown: tuple[str, ...], looks: int = _LOOKS) -> Moments:
+    def _moments_of(self, sentences: tuple[str, ...], shown: tuple[str, ...], each: int = _QUERIES) -> Moments:
         """Sums over sentences, asked by pictures of the sentences ``shown``."""
         asked = self._asked(shown)
         blocks = [sentences[i : i + _BLOCK] for i in range(0, len(sentences), _BLOCK)]
-        sums = [moments(self._pipeline, asked, text_states(self._pipeline, block), looks)[0] for block in blocks]
+        sums = [moments(self._pipeline, asked, text_states(self._pipeline, block), each)[0] for block in blocks]
         return added(*((1.0, part) for part in sums))
 
     def _asked_by_pictures(self, shown: tuple[str, ...]) -> Queries:

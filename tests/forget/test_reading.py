@@ -50,8 +50,8 @@ def test_queries_are_those_of_the_records_pixels_in_random_order(pipeline):
         assert records[:40].unique().tolist() == [0, 1, 2]
 
 
-def reference(unet, asked, text, also, looks):
-    """Sums over sentences of the mean over looks, in plain loops; sentence i takes the i-th batch of queries."""
+def reference(unet, asked, text, also, each):
+    """Sums over sentences of the mean over each, in plain loops; sentence i takes the i-th batch of queries."""
     found = {}
     for name, module in cross_attentions(unet).items():
         key, all_queries = module.to_k(text), asked[f"{name}.to_v.weight"]
@@ -59,22 +59,22 @@ def reference(unet, asked, text, also, looks):
         own, crossed = torch.zeros(2, module.heads, 32, 32, dtype=torch.float64)
         for b in range(len(text)):
             for h in range(module.heads):
-                query = torch.stack([all_queries[(b * looks + i) % len(all_queries), h] for i in range(looks)])
+                query = torch.stack([all_queries[(b * each + i) % len(all_queries), h] for i in range(each)])
                 probs = (query @ key[b, :, h * size : (h + 1) * size].T / math.sqrt(size)).softmax(-1).double()
                 read, other = probs @ text[b].double(), probs @ also[b].double()
-                own[h] += read.T @ read / looks
-                crossed[h] += other.T @ read / looks
+                own[h] += read.T @ read / each
+                crossed[h] += other.T @ read / each
         found[f"{name}.to_v.weight"] = (own, crossed)
     return found
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("looks", [5, 100])  # 100 sentences' worth is more than there are queries
-def test_moments_are_those_of_states_averaged_by_attention(pipeline, looks):
+@pytest.mark.parametrize("each", [5, 100])  # 100 sentences' worth is more than there are queries
+def test_moments_are_those_of_states_averaged_by_attention(pipeline, each):
     x, t, text, also = inputs()
     found = asked(pipeline, x, t, text)
-    own, crossed = moments(pipeline, found, text, looks, also)
-    expected = reference(pipeline.unet, found, text, also, looks)
+    own, crossed = moments(pipeline, found, text, each, also)
+    expected = reference(pipeline.unet, found, text, also, each)
     assert own.keys() == crossed.keys() == expected.keys()
     for name, (a, b) in expected.items():
         torch.testing.assert_close(own[name], a, rtol=1e-4, atol=1e-4)
