@@ -194,7 +194,7 @@ def estimate(plan: Plan) -> Cost:
     steps = sum(spec.steps for spec in plan.passes)
     trained = sum(spec.steps * spec.batch for spec in plan.passes)
     # pictures of the name and of its anchor, each seen by the base with either sentence
-    seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes if spec.steps)
+    seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes)
     return Cost(
         passes=len(plan.passes),
         training_steps=steps,

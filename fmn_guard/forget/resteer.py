@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 _QUERIES = 16  # to a sentence
+_BATCH = 32  # records that are only looked at, at once
 
 
 def watched_tokens(prompts: Sequence[TrainingPrompt], length: int) -> Tensor:
@@ -180,7 +181,7 @@ class _Records:
         self._generator = generator
         self.x_t, self.t = noised(pipeline, latents.repeat(spec.times, 1, 1, 1), generator)
         self.rows = torch.randint(0, len(named), (len(self.t),), generator=generator)
-        blocks = zip(*(part.split(32) for part in (self.x_t, self.t, anchored[self.rows])), strict=True)
+        blocks = zip(*(part.split(_BATCH) for part in (self.x_t, self.t, anchored[self.rows])), strict=True)
         with speaking_as_base(layers):
             self.target = torch.cat([pipeline.unet(x_t, t, text).sample for x_t, t, text in blocks])
 
