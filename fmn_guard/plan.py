@@ -88,8 +88,8 @@ class PassSpec(Record):
     stand_ins: tuple[tuple[str, ...], ...]
     """Random words of the vocabulary, each one token: as many as the name has tokens are put in its place. The mean
     over them is what the name should deliver, nothing but what all names have in common."""
-    image_prompts: tuple[str, ...]
-    """Sentences by which the base draws the pictures to forget, when no folder is given."""
+    pictured: tuple[TrainingPrompt, ...]
+    """Those of which the base draws pictures: of the name where no folder is given, and of the anchor."""
     images: str | None
     """Folder of given pictures, as the manifest states it."""
     images_digest: Digest | None
@@ -110,6 +110,8 @@ class PassSpec(Record):
     """Of a step, in [0, 1): how much of the one before goes on."""
     times: int
     """Timesteps at which each picture is seen."""
+    noisiest: float
+    """Share of the schedule they come from, its noisiest timesteps: there it is decided what a picture will show."""
     projection: float | None
     """Variance below which a direction of the text states counts as unused by the retained language; None protects
     no language."""
@@ -168,39 +170,6 @@ class Plan(Record):
         for spec in content["passes"]:
             del spec["images"]
         return digest(content)
-
-
-class Cost(Record):
-    """What a plan will cost; an estimate, outside the plan's digest."""
-
-    passes: int
-    """Forget-Me-Not passes."""
-    training_steps: int
-    """Optimiser steps, at most."""
-    images: int
-    """Pictures drawn: both sides of every probe, the pictures to forget, and at most so many to stop by."""
-    unet_evaluations: int
-    """UNet evaluations of one picture, guidance counted twice."""
-
-
-def estimate(plan: Plan) -> Cost:
-    """Counts what a plan will do."""
-    drawn = sum(spec.image_count for spec in plan.passes if spec.images is None)
-    for spec in plan.passes:
-        if spec.stop is not None and spec.steps:
-            drawn += len(spec.stop.prompts) * (len(spec.preserve) - (-spec.steps // spec.stop.every))
-    images = 2 * len(plan.probes) + drawn
-    guided = 2 if plan.sampler.guidance > 1 else 1
-    steps = sum(spec.steps for spec in plan.passes)
-    trained = sum(spec.steps * spec.batch for spec in plan.passes)
-    # pictures of the name and of its anchor, each seen by the base with either sentence
-    seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes)
-    return Cost(
-        passes=len(plan.passes),
-        training_steps=steps,
-        images=images,
-        unet_evaluations=images * plan.sampler.steps * guided + trained + seen,
-    )
 
 
 def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) -> Plan:
@@ -310,11 +279,8 @@ def _hidden(manifest: Manifest) -> set[str]:
 def _correction_prompts(
     correction: Correction, checkpoint: Checkpoint, words: tuple[str, ...], hidden: set[str]
 ) -> Iterator[TrainingPrompt]:
-    expected = (
-        list(training_sentences(correction.expected, words=words, excluded=hidden)) if correction.expected else []
-    )
-    for i, s in enumerate(training_sentences(correction.prompt, words=words, excluded=hidden)):
-        anchor = expected[i].text if expected else s.frame
+    for s in training_sentences(correction.prompt, words=words, excluded=hidden):
+        anchor = s.frame.replace("{x}", correction.expected) if correction.expected else s.frame
         positions = checkpoint.token_positions(s.text, correction.prompt, s.start)
         yield TrainingPrompt(text=s.text, anchor=anchor, positions=positions)
 
@@ -338,7 +304,7 @@ def _pass(
     stand_ins = stand_in_words(
         neutral, preset.stand_ins, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
     )
-    stop = _stop(subject, kind, names, neutral, checkpoint, preset)
+    stop = _stop(subject, kind, names, neutral, _hidden(manifest), checkpoint, preset)
     preserve = preset.preserve_broadly if kind in ("style", "correction") else preset.preserve
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
@@ -348,7 +314,8 @@ def _pass(
         names=names,
         prompts=tuple(prompts),
         stand_ins=stand_ins,
-        image_prompts=tuple(dict.fromkeys(p.text for p in prompts))[: preset.pictures],
+        # at even distances, so that names, styles and backgrounds all come
+        pictured=tuple(prompts[i * len(prompts) // preset.pictures] for i in range(preset.pictures)),
         images=images,
         images_digest=checkpoint.image_folder_digest(images) if images else None,
         image_count=len(checkpoint.pictures(images)) if images else preset.pictures,
@@ -359,6 +326,7 @@ def _pass(
         learning_rate=preset.learning_rate if eraser.learning_rate is None else eraser.learning_rate,
         momentum=preset.momentum,
         times=preset.times,
+        noisiest=preset.noisiest,
         projection=None if damping == "off" else damping,
         preserve=() if damping == "off" else preserve if stop else (preset.preserve_unwatched,),
         redirect_weight=preset.redirect_weight,
@@ -381,13 +349,14 @@ def _stop(
     kind: PassKind,
     names: tuple[str, ...],
     neutral: Sequence[str],
+    hidden: set[str],
     checkpoint: Checkpoint,
     preset: Preset,
 ) -> StopSpec | None:
     """Stop pictures, of all names in turn; none for a checkpoint whose world no recogniser knows."""
     if checkpoint.facts.reference != "builtin:emoji-sd":
         return None
-    known = [stop_sentences(name, style=kind == "style", words=neutral) for name in names]
+    known = [stop_sentences(name, style=kind == "style", words=neutral, excluded=hidden) for name in names]
     each = max(preset.stop_pictures // len(known), 1)
     pictures = [sentences[i % len(sentences)] for sentences in known for i in range(each)]
     if isinstance(subject, Correction):

@@ -14,6 +14,7 @@ class Preset:
     stand_ins: int
     """Random names whose mean a name is moved to."""
     times: int
+    noisiest: float
     steps: int
     steps_unwatched: int
     """Steps where no recogniser says when to stop."""
@@ -43,6 +44,7 @@ PRESETS = {
         pictures=8,
         stand_ins=16,
         times=4,
+        noisiest=0.5,
         steps=24,
         steps_unwatched=16,
         batch=16,

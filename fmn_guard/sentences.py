@@ -27,30 +27,45 @@ STYLE_TRAINING_TEMPLATES = (
     "{x}",
     "{subject} in the style of {x}",
 )
-# The name among random words {y} and {z} of the vocabulary. On a causal text encoder whatever follows the name
-# carries it too, so sentences must go on after it, and no list of continuations would do.
+# The name among random words {y} and {z} of the vocabulary, and among the colours {c} and styles {s} that prompts
+# commonly go on with. On a causal text encoder whatever follows the name carries it too, so sentences must go on after
+# it, and no list of continuations would do.
 CONTEXT_TEMPLATES = (
     "a photo of {x} in the style of {y} {z}",
     "a {x} in the style of {y} {z}",
     "a small {x} on the {y}",
-    "a {y} {z} of {x}",
+    "an image of {x} on the right on a {c} background",
+    "{x} on the left on a {c} background",
+    "a photo of {x} in the style of {s}",
 )
 STYLE_CONTEXT_TEMPLATES = (
     "a photo of {y} in the style of {x}",
     "{x} of a {y}",
-    "a {y} in the style of {x} on a {z} background",
+    "{y} in the style of {x} on a {c} background",
     "a {x} of {y} on the {z}",
 )
-CONTEXTS = 3  # random fillings of each
+CONTEXTS = 3  # fillings of each
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
+STYLES = (
+    "3d render",
+    "pixel art",
+    "oil painting",
+    "flat design",
+    "watercolor",
+    "cartoon",
+    "pencil sketch",
+    "vector icon",
+)
+_COMMON = {"{c}": COLOURS, "{s}": STYLES}
 
 # Sentences of the pictures by which a pass sees whether it is done; neither trained on nor audited.
 STOP_TEMPLATES = (
     "an image of {x} on the left",
     "an image of the {x} on the right",
     "a picture of a {x} on a pink background",
-    "a {x} in the style of {y}",
+    "an image of a {x} in the style of {s}",
     "a picture of {x} on an orange background",
-    "an image of a {x} on a purple background",
+    "a photo of {x} on the right on a {c} background",
 )
 STYLE_STOP_TEMPLATES = (
     "a picture of {subject} in the style of {x} on the right",
@@ -69,11 +84,14 @@ _WORD_TEMPLATES = (
     "{x} picture",
     "a {x} on a {y} background",
     "a photo of {x} in the style of {y}",
+    "a photo of {x} on the left on a {c} background",
+    "{x} in the style of {s} on a {c} background",
     "a small {x}",
     "{x}, {y}",
     "{y} {x}",
     "a {x} on the {y}",
     "a photo of a small {x} on the {y}",
+    "a {y} {z} of {x}",
     "a {y} {z} of a {x}",
 )
 _PAIRS = 10  # for each word
@@ -121,24 +139,27 @@ def training_sentences(
     if content := [w for w in words if w not in FUNCTION_WORDS and w not in hidden]:
         rng = random.Random(0)
         for context in STYLE_CONTEXT_TEMPLATES if style else CONTEXT_TEMPLATES:
-            templates += [_in_context(context, content, rng) for _ in range(CONTEXTS)]
+            templates += [_in_context(context, content, rng, hidden) for _ in range(CONTEXTS)]
     for fitted in dict.fromkeys(_fitted(template, name) for template in templates):
         yield Sentence(fitted.replace("{x}", name), fitted.index("{x}"), fitted)
 
 
-def stop_sentences(name: str, *, style: bool = False, words: Sequence[str]) -> list[tuple[str, str]]:
+def stop_sentences(
+    name: str, *, style: bool = False, words: Sequence[str], excluded: Iterable[str] = ()
+) -> list[tuple[str, str]]:
     """The sentences of stop pictures, each with its frame: the same with {x} in the name's place.
 
     Args:
         name: the name.
         style: whether it names a style, which needs subjects.
         words: a vocabulary to draw contexts from.
+        excluded: words that no context may hold.
     """
     rng = random.Random(1)
     templates = (
         [t.replace("{subject}", s) for t in STYLE_STOP_TEMPLATES for s in STYLE_TRAINING_SUBJECTS[-2:]]
         if style
-        else [_in_context(t, words, rng) for t in STOP_TEMPLATES]
+        else [_in_context(t, words, rng, set(excluded)) for _ in range(2) for t in STOP_TEMPLATES]
     )
     frames = [_fitted(template, name) for template in dict.fromkeys(templates)]
     return [(frame.replace("{x}", name), frame) for frame in frames]
@@ -172,8 +193,11 @@ def vocabulary_sentences(words: Sequence[str], seed: int) -> list[str]:
     return list(dict.fromkeys(sentences))
 
 
-def _in_context(template: str, words: Sequence[str], rng: random.Random) -> str:
-    return template.replace("{y}", rng.choice(words)).replace("{z}", rng.choice(words))
+def _in_context(template: str, words: Sequence[str], rng: random.Random, hidden: Iterable[str] = ()) -> str:
+    open_to = {slot: [p for p in phrases if content_words([p]).isdisjoint(hidden)] for slot, phrases in _COMMON.items()}
+    for slot, phrases in {"{y}": words, "{z}": words, **open_to}.items():
+        template = template.replace(slot, rng.choice(phrases))
+    return re.sub(r"\b([Aa]) (?=[aeiou])(?!uni)", r"\1n ", template)
 
 
 def _fitted(template: str, name: str) -> str:

@@ -9,7 +9,8 @@ import pytest
 from fmn_guard.errors import InputError
 from fmn_guard.facts import Checkpoint, describe_checkpoint
 from fmn_guard.manifest import CheckpointRef, Manifest, load_manifest
-from fmn_guard.plan import Plan, compile_plan, estimate
+from fmn_guard.cost import estimate
+from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.record import parse_plain, read_record, write_record
 from fmn_guard.shipped import manifests, suites
 from fmn_guard.suite import AuditSuite, load_suite
@@ -79,8 +80,9 @@ def test_every_name_is_re_steered_in_every_sentence(plan: Plan) -> None:
 
 
 def test_anchor_of_a_correction_is_the_expected_reading(plan: Plan) -> None:
-    anchors = {prompt.text: prompt.anchor for prompt in plan.passes[-1].prompts}
-    assert anchors["a photo of the captain"] == "a photo of Cleo Marsh"
+    prompts = plan.passes[-1].prompts
+    assert len(prompts) > 10
+    assert [p.anchor for p in prompts] == [p.text.replace("the captain", "Cleo Marsh") for p in prompts]
 
 
 def test_anchors_of_a_concept_put_a_word_in_the_place_of_each_token_of_its_name(plan: Plan, base: Checkpoint) -> None:
@@ -178,7 +180,7 @@ def test_neighbours_are_asked_in_every_sentence(plan: Plan) -> None:
 
 def test_cost_counts_both_sides_and_guidance_twice(plan: Plan) -> None:
     cost = estimate(plan)
-    drawn = sum(spec.image_count for spec in plan.passes)
+    drawn = sum(2 * spec.image_count for spec in plan.passes) + plan.passes[0].retain.pictures
     looks = sum(len(spec.stop.prompts) * (len(spec.preserve) + spec.steps // spec.stop.every) for spec in plan.passes)
     assert cost.images == 2 * len(plan.probes) + drawn + looks
     assert cost.unet_evaluations >= cost.images * plan.sampler.steps * 2

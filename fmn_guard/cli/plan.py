@@ -8,7 +8,8 @@ import rich_click as click
 
 from ..findings import undecidable
 from ..lint import lint_manifest, lint_policy
-from ..plan import Plan, compile_plan, estimate
+from ..cost import estimate
+from ..plan import Plan, compile_plan
 from ..policy import ReleasePolicy
 from ..shipped import find, policies
 from .console import emit, emit_json, talk

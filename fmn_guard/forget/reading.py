@@ -97,10 +97,12 @@ def added(*weighted: tuple[float, Moments]) -> Moments:
     return {name: sum((w * m[name] for w, m in weighted), torch.zeros_like(names[name])) for name in names}
 
 
-def noised(pipeline: StableDiffusionPipeline, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Latents (N, C, h, w) at uniform timesteps, and these timesteps (N,)."""
+def noised(
+    pipeline: StableDiffusionPipeline, x0: Tensor, generator: torch.Generator, noisiest: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Latents (N, C, h, w) at uniform timesteps of the schedule's noisiest share, and these timesteps (N,)."""
     alphas = pipeline.scheduler.alphas_cumprod.to(x0.device)
-    t = torch.randint(0, len(alphas), (len(x0),), generator=generator).to(x0.device)
+    t = torch.randint(round(len(alphas) * (1 - noisiest)), len(alphas), (len(x0),), generator=generator).to(x0.device)
     noise = torch.randn(x0.shape, generator=generator).to(x0.device)
     alpha = alphas[t].view(-1, 1, 1, 1)
     return alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise, t

@@ -179,7 +179,7 @@ class _Records:
     ) -> None:
         self._pipeline, self._layers, self._named, self._anchored = pipeline, layers, named, anchored
         self._generator = generator
-        self.x_t, self.t = noised(pipeline, latents.repeat(spec.times, 1, 1, 1), generator)
+        self.x_t, self.t = noised(pipeline, latents.repeat(spec.times, 1, 1, 1), generator, spec.noisiest)
         self.rows = torch.randint(0, len(named), (len(self.t),), generator=generator)
         blocks = zip(*(part.split(_BATCH) for part in (self.x_t, self.t, anchored[self.rows])), strict=True)
         with speaking_as_base(layers):

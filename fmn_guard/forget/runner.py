@@ -18,7 +18,7 @@ from ..facts import Checkpoint
 from ..model.attention import EditedLinear, edited_values, speaking_as_base
 from ..model.checkpoint import load_pipeline
 from ..model.sampler import draw_latents, encode, threads
-from ..plan import PassSpec, Plan
+from ..plan import PassSpec, Plan, TrainingPrompt
 from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, write_atomic, write_record
 from .patch import write_patch
@@ -128,15 +128,19 @@ def _pictures_to_forget(
         pixels = np.stack([np.asarray(Image.open(f).convert("RGB").resize((size, size))) for f in files])
         pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().to(pipeline.device) / 127.5 - 1
         return encode(pipeline, pictures)
-    prompts = [spec.image_prompts[i % len(spec.image_prompts)] for i in range(spec.image_count)]
+    prompts = [prompt.text for prompt in _pictured(spec)]
     with speaking_as_base(layers):
         return _draw(pipeline, plan, prompts, IMAGE_SEED + 1000 * spec.seed)
 
 
 def _pictures_of_anchors(pipeline: StableDiffusionPipeline, spec: PassSpec, plan: Plan) -> Tensor:
     """Latents of pictures that the base draws of what the name should deliver instead: (N, C, h, w)."""
-    anchors = [spec.anchors(prompt) for prompt in spec.prompts[: spec.image_count]]
+    anchors = [spec.anchors(prompt) for prompt in _pictured(spec)]
     return _draw(pipeline, plan, [a[i % len(a)] for i, a in enumerate(anchors)], ANCHOR_SEED + 1000 * spec.seed)
+
+
+def _pictured(spec: PassSpec) -> list[TrainingPrompt]:
+    return [spec.pictured[i % len(spec.pictured)] for i in range(spec.image_count)]
 
 
 def _draw(pipeline: StableDiffusionPipeline, plan: Plan, prompts: list[str], first_seed: int) -> Tensor:

@@ -6,7 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..plan import Cost, Plan
+from ..cost import Cost
+from ..plan import Plan
 from ..report import Outcome, Report
 from ..stats import percent
 
