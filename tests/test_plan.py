@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fmn_guard.cost import estimate
 from fmn_guard.errors import InputError
 from fmn_guard.facts import Checkpoint, describe_checkpoint
 from fmn_guard.manifest import CheckpointRef, Manifest, load_manifest
-from fmn_guard.cost import estimate
 from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.record import parse_plain, read_record, write_record
 from fmn_guard.shipped import manifests, suites

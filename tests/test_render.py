@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
+from fmn_guard.cost import estimate
 from fmn_guard.errors import InputError
 from fmn_guard.evidence import Instrument, Side
-from fmn_guard.cost import estimate
 from fmn_guard.probes import Probe
 from fmn_guard.record import digest, write_record
 from fmn_guard.render import render

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import rich_click as click
 
+from ..cost import estimate
 from ..findings import undecidable
 from ..lint import lint_manifest, lint_policy
-from ..cost import estimate
 from ..plan import Plan, compile_plan
 from ..policy import ReleasePolicy
 from ..shipped import find, policies
