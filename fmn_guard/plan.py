@@ -29,6 +29,8 @@ class TrainingPrompt(Record):
     """What it should deliver instead: the expected reading's sentence, or the same one with {x} for stand-in words."""
     positions: tuple[int, ...]
     """Token positions of the name in ``text``, start-of-text being 0."""
+    away: str = ""
+    """The dominant reading's sentence, which a correction leads away from; empty where nothing is dominant."""
 
 
 class RetainSpec(Record):
@@ -117,10 +119,14 @@ class PassSpec(Record):
     no language."""
     preserve: tuple[float, ...]
     """Weights of the retained language against the name in closed-form solutions, from careful to forceful."""
+    repulsion: float
+    """How much farther than to the anchor a correction goes, on the line from the dominant reading through it."""
     redirect_weight: float
     """Weight of the redirection term beside the attention mass."""
     language_weight: float
     """Weight of the squared drift of the retained language beside it; 0 where no language is protected."""
+    loosened: float
+    """What that weight is multiplied by, in (0, 1], after each look that still shows the concept."""
     retain: RetainSpec
     """What it must leave alone."""
     seed: int
@@ -281,8 +287,9 @@ def _correction_prompts(
 ) -> Iterator[TrainingPrompt]:
     for s in training_sentences(correction.prompt, words=words, excluded=hidden):
         anchor = s.frame.replace("{x}", correction.expected) if correction.expected else s.frame
+        away = s.frame.replace("{x}", correction.dominant)
         positions = checkpoint.token_positions(s.text, correction.prompt, s.start)
-        yield TrainingPrompt(text=s.text, anchor=anchor, positions=positions)
+        yield TrainingPrompt(text=s.text, anchor=anchor, positions=positions, away=away)
 
 
 def _pass(
@@ -329,8 +336,10 @@ def _pass(
         noisiest=preset.noisiest,
         projection=None if damping == "off" else damping,
         preserve=() if damping == "off" else preserve if stop else (preset.preserve_unwatched,),
+        repulsion=preset.repulsion,
         redirect_weight=preset.redirect_weight,
         language_weight=0.0 if damping == "off" else preset.language_weight,
+        loosened=preset.loosened,
         retain=RetainSpec(
             excluded_words=tuple(sorted(_hidden(manifest))),
             kept=tuple(dict.fromkeys(kept)),

@@ -27,8 +27,10 @@ class Preset:
     """Weights for styles and corrections, which give way sooner than a thing's or a person's name."""
     preserve_unwatched: float
     """The one weight where no recogniser says when to stop."""
+    repulsion: float
     redirect_weight: float
     language_weight: float
+    loosened: float
     language_sentences: int
     language_pictures: int
     kept_weight: float
@@ -48,21 +50,23 @@ PRESETS = {
         steps=24,
         steps_unwatched=16,
         batch=16,
-        learning_rate=4e-3,
+        learning_rate=6e-3,
         momentum=0.8,
         projection=1e-3,
-        preserve=(50.0, 20.0),
+        preserve=(50.0, 30.0),
         preserve_broadly=(80.0, 30.0),
         preserve_unwatched=40.0,
+        repulsion=0.5,
         redirect_weight=30.0,
         language_weight=12.0,
+        loosened=0.4,
         language_sentences=5000,
         language_pictures=24,
         kept_weight=20.0,
         stop_pictures=12,
         look_every=8,
-        fading=0.5,
-        gone=0.01,
+        fading=0.4,
+        gone=0.005,
         threads=2,
     ),
 }

@@ -64,10 +64,11 @@ def resteer(
 
         L = mean_l A_l[name] + w || eps(x_t, sentence) - eps_base(x_t, anchor) ||^2 + v strain
 
-    The anchor is the mean text state of `PassSpec.anchors`. Strain is how far, squared and relative to its size, what
-    the values deliver of the language is from the base's, and of what was forgotten before from where this pass found
-    it. A projected pass begins with `redirect` at the weights of ``preserve`` in turn; the last solution stands even
-    when the loop then diverges.
+    The anchor is the mean text state of `PassSpec.anchors`, for a correction moved away from the dominant reading's.
+    Strain is how far, squared and relative to its size, what the values deliver of the language is from the base's, and
+    of what was forgotten before from where this pass found it; its weight v falls with every look that still shows the
+    concept. A projected pass begins with `redirect` at the weights of ``preserve`` in turn; the last solution stands
+    even when the loop then diverges.
 
     Args:
         pipeline: the model; only ``layers`` change.
@@ -85,7 +86,7 @@ def resteer(
         PassError: the watched tokens got no attention at all, i.e. the hooks saw nothing.
     """
     named = text_states(pipeline, [p.text for p in spec.prompts])  # (M, T, d)
-    anchored = torch.stack([text_states(pipeline, spec.anchors(p)).mean(0) for p in spec.prompts])
+    anchored = torch.stack([_anchored(pipeline, spec, p) for p in spec.prompts])
     generator = torch.Generator().manual_seed(spec.seed)
     seen = _Records(pipeline, layers, spec, latents, named, anchored, generator)
     before = {name: layer.edit for name, layer in layers.items()}
@@ -112,6 +113,7 @@ def resteer(
     every = stop.every if stop and still_shown else spec.steps
     while stopped == "ceiling" and len(masses) < spec.steps:
         length = min(every, spec.steps - len(masses))
+        held = spec.language_weight * spec.loosened ** (len(masses) // every)
         velocity = [torch.zeros_like(part) for part in trained]
         with watch_attention(pipeline.unet) as tape:
             for step in range(length):
@@ -129,7 +131,7 @@ def resteer(
                     break
                 if len(masses) == 1 and masses[0] == 0:
                     raise PassError(f"{_named(spec)}: the name's tokens get no attention", hint="check the phrase")
-                loss = mass + spec.redirect_weight * error + spec.language_weight * hold.strain()
+                loss = mass + spec.redirect_weight * error + held * hold.strain()
                 gradients = torch.autograd.grad(loss, trained)
                 _descend(trained, velocity, gradients, spec.learning_rate * (1 - step / length), spec.momentum)
                 progress(_named(spec), len(masses), spec.steps)
@@ -154,6 +156,15 @@ def resteer(
         drift=_shown(_drift(layers, retained.language)),
         images_digest=images_digest,
     )
+
+
+def _anchored(pipeline: StableDiffusionPipeline, spec: PassSpec, prompt: TrainingPrompt) -> Tensor:
+    """(T, d), the states that a prompt should deliver instead of its own."""
+    anchor = text_states(pipeline, spec.anchors(prompt)).mean(0)
+    if not prompt.away:
+        return anchor
+    # beyond the expected reading: from some noise the base draws the dominant one even where that is asked for
+    return anchor + spec.repulsion * (anchor - text_states(pipeline, [prompt.away])[0])
 
 
 class _Records:
