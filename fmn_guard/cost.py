@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from .plan import PassSpec, Plan
 from .record import Record
 
@@ -21,16 +23,15 @@ class Cost(Record):
 
 def estimate(plan: Plan) -> Cost:
     """Counts what a plan will do."""
-    at_work = [spec for spec in plan.passes if spec.steps]
-    images = 2 * len(plan.probes) + sum(map(_pictures, at_work)) + max((s.retain.pictures for s in at_work), default=0)
+    language = max((spec.retain.pictures for spec in plan.passes), default=0)  # drawn once for all passes
+    images = 2 * len(plan.probes) + sum(map(_pictures, plan.passes)) + language
     guided = 2 if plan.sampler.guidance > 1 else 1
-    steps = sum(spec.steps for spec in at_work)
-    trained = sum(spec.steps * spec.batch for spec in at_work)
+    trained = sum(spec.steps * spec.batch for spec in plan.passes)
     # pictures of the name and of its anchor, each seen by the base with either sentence
-    seen = sum(2 * 2 * spec.image_count * spec.times for spec in at_work)
+    seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes)
     return Cost(
         passes=len(plan.passes),
-        training_steps=steps,
+        training_steps=sum(spec.steps for spec in plan.passes),
         images=images,
         unet_evaluations=images * plan.sampler.steps * guided + trained + seen,
     )
@@ -38,6 +39,8 @@ def estimate(plan: Plan) -> Cost:
 
 def _pictures(spec: PassSpec) -> int:
     """Those of the name where none are given, those of its anchor, and those of every look."""
-    looks = len(spec.preserve) - (-spec.steps // spec.stop.every) if spec.stop else 0
-    stop = len(spec.stop.prompts) * looks if spec.stop else 0
-    return spec.image_count * (1 if spec.images else 2) + stop
+    own = spec.image_count * (1 if spec.images else 2)
+    if spec.stop is None or not spec.steps:
+        return own
+    looks = len(spec.preserve) + math.ceil(spec.steps / spec.stop.every)
+    return own + looks * len(spec.stop.prompts)

@@ -306,12 +306,13 @@ def _pass(
 ) -> PassSpec:
     eraser = manifest.spec.eraser
     preset = PRESETS[eraser.preset]
+    hidden = _hidden(manifest)
     damping = preset.projection if eraser.projection is None else eraser.projection
     images = None if isinstance(subject, Correction) else subject.images
     stand_ins = stand_in_words(
         neutral, preset.stand_ins, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
     )
-    stop = _stop(subject, kind, names, neutral, _hidden(manifest), checkpoint, preset)
+    stop = _stop(subject, kind, names, neutral, hidden, checkpoint, preset)
     preserve = preset.preserve_broadly if kind in ("style", "correction") else preset.preserve
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
@@ -341,7 +342,7 @@ def _pass(
         language_weight=0.0 if damping == "off" else preset.language_weight,
         loosened=preset.loosened,
         retain=RetainSpec(
-            excluded_words=tuple(sorted(_hidden(manifest))),
+            excluded_words=tuple(sorted(hidden)),
             kept=tuple(dict.fromkeys(kept)),
             forgotten=tuple(forgotten),
             kept_weight=preset.kept_weight,

@@ -45,18 +45,20 @@ STYLE_CONTEXT_TEMPLATES = (
     "a {x} of {y} on the {z}",
 )
 CONTEXTS = 3  # fillings of each
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black")
-STYLES = (
-    "3d render",
-    "pixel art",
-    "oil painting",
-    "flat design",
-    "watercolor",
-    "cartoon",
-    "pencil sketch",
-    "vector icon",
-)
-_COMMON = {"{c}": COLOURS, "{s}": STYLES}
+_COMMON = {
+    "{c}": ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black"),
+    "{s}": (
+        "3d render",
+        "pixel art",
+        "oil painting",
+        "flat design",
+        "watercolor",
+        "cartoon",
+        "pencil sketch",
+        "vector icon",
+    ),
+}
+_VOWEL = r"(?!uni)[aeiou]"  # what English puts "an" before
 
 # Sentences of the pictures by which a pass sees whether it is done; neither trained on nor audited.
 STOP_TEMPLATES = (
@@ -194,16 +196,16 @@ def vocabulary_sentences(words: Sequence[str], seed: int) -> list[str]:
 
 
 def _in_context(template: str, words: Sequence[str], rng: random.Random, hidden: Iterable[str] = ()) -> str:
-    open_to = {slot: [p for p in phrases if content_words([p]).isdisjoint(hidden)] for slot, phrases in _COMMON.items()}
-    for slot, phrases in {"{y}": words, "{z}": words, **open_to}.items():
-        template = template.replace(slot, rng.choice(phrases))
-    return re.sub(r"\b([Aa]) (?=[aeiou])(?!uni)", r"\1n ", template)
+    shown = {slot: [p for p in phrases if content_words([p]).isdisjoint(hidden)] for slot, phrases in _COMMON.items()}
+    for slot, phrases in {"{y}": words, "{z}": words, **shown}.items():
+        template = template.replace(slot, rng.choice(phrases or words))
+    return re.sub(rf"\b([Aa]) (?={_VOWEL})", r"\1n ", template)
 
 
 def _fitted(template: str, name: str) -> str:
     if re.match(r"(an?|the) ", name, re.IGNORECASE):
         return re.sub(r"\b(an?|the) \{x\}", "{x}", template, flags=re.IGNORECASE)
-    vowel = re.match(r"[aeiou]", name, re.IGNORECASE) and not name.lower().startswith("uni")
+    vowel = re.match(_VOWEL, name, re.IGNORECASE)
     return re.sub(r"\b([Aa]) \{x\}", r"\1n {x}", template) if vowel else template
 
 

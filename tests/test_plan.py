@@ -83,6 +83,18 @@ def test_anchor_of_a_correction_is_the_expected_reading(plan: Plan) -> None:
     prompts = plan.passes[-1].prompts
     assert len(prompts) > 10
     assert [p.anchor for p in prompts] == [p.text.replace("the captain", "Cleo Marsh") for p in prompts]
+    assert [p.away for p in prompts] == [p.text.replace("the captain", "Bruno Vale") for p in prompts]
+
+
+def test_only_corrections_lead_away_from_something(plan: Plan) -> None:
+    assert {prompt.away for spec in plan.passes[:-1] for prompt in spec.prompts} == {""}
+
+
+def test_pictures_show_every_name_and_more_than_the_plain_sentences(plan: Plan) -> None:
+    for spec in plan.passes:
+        texts = [prompt.text for prompt in spec.pictured]
+        assert all(any(name.casefold() in text.casefold() for text in texts) for name in spec.names)
+        assert any("background" in text or "style" in text for text in texts)
 
 
 def test_anchors_of_a_concept_put_a_word_in_the_place_of_each_token_of_its_name(plan: Plan, base: Checkpoint) -> None:

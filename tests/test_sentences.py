@@ -10,6 +10,7 @@ from fmn_guard.sentences import (
     content_words,
     fill,
     stand_in_words,
+    stop_sentences,
     training_sentences,
     vocabulary_sentences,
 )
@@ -78,3 +79,26 @@ def test_contexts_are_the_same_for_every_name_and_hold_no_hidden_word() -> None:
     assert [s.frame for s in lion] == [s.frame for s in fox]
     assert len(lion) > len(list(training_sentences("lion")))
     assert not any("pistol" in s.text for s in lion)
+
+
+def test_common_colours_and_styles_are_contexts_but_none_that_holds_a_hidden_word() -> None:
+    def texts(excluded: set[str]) -> list[str]:
+        trained = [s.text for s in training_sentences("lion", words=("castle",), excluded=excluded)]
+        return trained + [text for text, _ in stop_sentences("lion", words=("castle",), excluded=excluded)]
+
+    hidden = {"purple", "green", "black", "red", "pencil", "oil", "watercolor", "pixel", "vector"}
+    assert content_words(texts(set())) >= hidden
+    assert not content_words(texts(hidden)) & hidden
+
+
+def test_words_stand_in_for_colours_where_all_of_them_are_hidden() -> None:
+    colours = {"red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black"}
+    texts = [s.text for s in training_sentences("lion", words=("castle",), excluded=colours)]
+    assert "lion on the left on a castle background" in texts
+
+
+@pytest.mark.parametrize("name", ["lion", "the captain"])
+def test_contexts_have_english_articles(name: str) -> None:
+    for sentence in training_sentences(name, words=("apple", "unicorn")):
+        assert " a apple" not in sentence.text and " a orange" not in sentence.text
+        assert " an unicorn" not in sentence.text

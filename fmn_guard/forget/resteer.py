@@ -3,15 +3,17 @@
 Departures from the published algorithm, all of them part of preset ``guarded``:
     - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
     - a redirection term moves the prediction to that of the same sentence with random words in the name's place,
-      their text states averaged: what is left is what all names have in common, at the same token positions;
-    - a third term holds the retained language: what the values deliver of it may hardly change;
+      their text states averaged: what is left is what all names have in common, at the same token positions; a
+      correction goes to the expected reading, and beyond it, away from the dominant one;
+    - a third term holds the retained language: what the values deliver of it may hardly change; it loosens with every
+      look that still shows the concept;
     - only the values of the cross-attentions change: what a name delivers where it is looked at, not where it is
       looked at;
     - closed-form solutions come first, from careful to forceful, until the concept fades from the pass's own pictures;
       re-steering goes on from there, at least once, until none of those pictures shows it;
     - the step is momentum of one length, relative to the size of the values and falling to zero between two looks,
       instead of AdamW's (docs/experiments.md);
-    - pictures are drawn by the base model, at uniform timesteps, in batches.
+    - pictures are drawn by the base model and seen at the noisier half of the timesteps, in batches.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ def resteer(
         PassError: the watched tokens got no attention at all, i.e. the hooks saw nothing.
     """
     named = text_states(pipeline, [p.text for p in spec.prompts])  # (M, T, d)
-    anchored = torch.stack([_anchored(pipeline, spec, p) for p in spec.prompts])
+    anchored = torch.stack([anchored_states(pipeline, spec, p) for p in spec.prompts])
     generator = torch.Generator().manual_seed(spec.seed)
     seen = _Records(pipeline, layers, spec, latents, named, anchored, generator)
     before = {name: layer.edit for name, layer in layers.items()}
@@ -113,7 +115,7 @@ def resteer(
     every = stop.every if stop and still_shown else spec.steps
     while stopped == "ceiling" and len(masses) < spec.steps:
         length = min(every, spec.steps - len(masses))
-        held = spec.language_weight * spec.loosened ** (len(masses) // every)
+        language_weight = spec.language_weight * spec.loosened ** (len(masses) // every)
         velocity = [torch.zeros_like(part) for part in trained]
         with watch_attention(pipeline.unet) as tape:
             for step in range(length):
@@ -131,7 +133,7 @@ def resteer(
                     break
                 if len(masses) == 1 and masses[0] == 0:
                     raise PassError(f"{_named(spec)}: the name's tokens get no attention", hint="check the phrase")
-                loss = mass + spec.redirect_weight * error + held * hold.strain()
+                loss = mass + spec.redirect_weight * error + language_weight * hold.strain()
                 gradients = torch.autograd.grad(loss, trained)
                 _descend(trained, velocity, gradients, spec.learning_rate * (1 - step / length), spec.momentum)
                 progress(_named(spec), len(masses), spec.steps)
@@ -158,7 +160,7 @@ def resteer(
     )
 
 
-def _anchored(pipeline: StableDiffusionPipeline, spec: PassSpec, prompt: TrainingPrompt) -> Tensor:
+def anchored_states(pipeline: StableDiffusionPipeline, spec: PassSpec, prompt: TrainingPrompt) -> Tensor:
     """(T, d), the states that a prompt should deliver instead of its own."""
     anchor = text_states(pipeline, spec.anchors(prompt)).mean(0)
     if not prompt.away:

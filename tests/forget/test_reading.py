@@ -97,6 +97,8 @@ def test_latents_are_noised_as_the_schedule_says(pipeline):
     x_t, t = noised(pipeline, x0, torch.Generator().manual_seed(0))
     alphas = pipeline.scheduler.alphas_cumprod
     assert 0 <= t.min() < 20 and 980 <= t.max() < 1000  # uniform over all of it
+    _, noisy = noised(pipeline, x0, torch.Generator().manual_seed(0), noisiest=0.5)
+    assert 500 <= noisy.min() < 510 and 990 <= noisy.max() < 1000
     noise = (x_t.flatten() - alphas[t].sqrt() * 3) / (1 - alphas[t]).sqrt()
     assert noise.mean().item() == pytest.approx(0, abs=0.06)
     assert noise.std().item() == pytest.approx(1, abs=0.04)

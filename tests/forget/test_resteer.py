@@ -7,7 +7,7 @@ import torch
 
 from fmn_guard.errors import PassError
 from fmn_guard.forget.reading import moments, noised, queries
-from fmn_guard.forget.resteer import resteer, watched_tokens
+from fmn_guard.forget.resteer import anchored_states, resteer, watched_tokens
 from fmn_guard.forget.retain import Retained
 from fmn_guard.model.attention import edited_values
 from fmn_guard.model.checkpoint import load_pipeline
@@ -252,3 +252,26 @@ def test_re_steering_takes_what_all_solutions_left(pipeline, latents, retained):
 def test_a_pass_that_never_clears_ends_at_its_ceiling(pipeline, latents, retained):
     record = looking(pipeline, latents, retained, *[0.5] * 4, projection=1e-3, preserve=(10.0,))
     assert (record.stopped, record.steps) == ("ceiling", 12)
+
+
+def test_a_correction_is_anchored_beyond_the_expected_reading_away_from_the_dominant_one(pipeline):
+    prompt = TrainingPrompt(text="a photo of lion", anchor="a photo of tiger", positions=(4,), away="a photo of dog")
+    expected, dominant = text_states(pipeline, ["a photo of tiger", "a photo of dog"])
+    states = anchored_states(pipeline, spec(prompts=(prompt,), repulsion=0.5), prompt)
+    torch.testing.assert_close(states, 1.5 * expected - 0.5 * dominant)
+
+
+def test_a_concept_is_anchored_at_the_mean_of_its_stand_ins_whatever_the_repulsion(pipeline):
+    prompt = TrainingPrompt(text="a photo of lion", anchor="a photo of {x}", positions=(4,))
+    states = anchored_states(pipeline, spec(repulsion=0.5), prompt)
+    torch.testing.assert_close(states, text_states(pipeline, ["a photo of tiger", "a photo of dog"]).mean(0))
+
+
+def test_the_hold_loosens_once_a_look_still_shows_the_concept_and_not_before(pipeline, latents, retained):
+    hard = {"steps": 8, "projection": 1e-3, "preserve": (40.0,), "language_weight": 1e4, "redirect_weight": 1e3}
+    held = looking(pipeline, latents, retained, *[0.9] * 3, loosened=1.0, **hard)
+    loosened = looking(pipeline, latents, retained, *[0.9] * 3, loosened=0.01, **hard)
+    first = STOP.every + 1  # its weight bears on the step after
+    assert held.redirect_error[:first] == loosened.redirect_error[:first]
+    assert held.redirect_error[first:] != loosened.redirect_error[first:]
+    assert loosened.drift > held.drift
