@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from . import startup
+from . import auditing, startup
 
 startup.run()
+auditing.run()

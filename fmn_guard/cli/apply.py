@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import rich_click as click
@@ -64,8 +65,11 @@ def apply(
     open_folder(run, plan)
     say(f"run folder: {shown(run)}")
     with reporting(quiet) as progress:
+        started = time.monotonic()
         passes = _forget(plan, checkpoint, run, device, say, progress)
+        forgotten = time.monotonic()
         audit = _audit(plan, checkpoint, run, passes, save_checkpoint, device, not no_images, say, progress)
+    say(f"forgetting took {forgotten - started:.0f} s, auditing {time.monotonic() - forgotten:.0f} s")
     conclude(run, rules, plan, audit, passes, as_json, say)
 
 
