@@ -313,7 +313,6 @@ def _pass(
         neutral, preset.stand_ins, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
     )
     stop = _stop(subject, kind, names, neutral, hidden, checkpoint, preset)
-    preserve = preset.preserve_broadly if kind in ("style", "correction") else preset.preserve
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
         index=index,
@@ -336,7 +335,7 @@ def _pass(
         times=preset.times,
         noisiest=preset.noisiest,
         projection=None if damping == "off" else damping,
-        preserve=() if damping == "off" else preserve if stop else (preset.preserve_unwatched,),
+        preserve=() if damping == "off" else preset.preserve if stop else (preset.preserve_unwatched,),
         repulsion=preset.repulsion,
         redirect_weight=preset.redirect_weight,
         language_weight=0.0 if damping == "off" else preset.language_weight,

@@ -23,8 +23,6 @@ class Preset:
     momentum: float
     projection: float
     preserve: tuple[float, ...]
-    preserve_broadly: tuple[float, ...]
-    """Weights for styles and corrections, which give way sooner than a thing's or a person's name."""
     preserve_unwatched: float
     """The one weight where no recogniser says when to stop."""
     repulsion: float
@@ -45,7 +43,7 @@ PRESETS = {
     "guarded": Preset(
         pictures=8,
         stand_ins=16,
-        times=4,
+        times=8,
         noisiest=0.5,
         steps=24,
         steps_unwatched=16,
@@ -53,8 +51,7 @@ PRESETS = {
         learning_rate=6e-3,
         momentum=0.8,
         projection=1e-3,
-        preserve=(50.0, 30.0),
-        preserve_broadly=(30.0,),
+        preserve=(30.0,),
         preserve_unwatched=40.0,
         repulsion=0.5,
         redirect_weight=30.0,

@@ -37,6 +37,7 @@ CONTEXT_TEMPLATES = (
     "an image of {x} on the right on a {c} background",
     "{x} on the left on a {c} background",
     "a photo of {x} in the style of {s}",
+    "a {x}, {s}",
 )
 STYLE_CONTEXT_TEMPLATES = (
     "a photo of {y} in the style of {x}",
