@@ -23,7 +23,7 @@ from .record import Record
 from .sentences import training_sentences
 from .shipped import find, suites
 from .suite import AuditSuite, load_suite
-from .yamlfile import MAX_BYTES, Loc, Positions, load_yaml, load_yaml_positions
+from .yamlfile import MAX_BYTES, Loc, Positions, in_file_order, load_yaml, load_yaml_positions
 
 DocumentKind = Literal["ConceptManifest", "ReleasePolicy", "AuditSuite"]
 
@@ -48,12 +48,12 @@ def lint_manifest(path: Path, base: CheckpointRef | None = None) -> tuple[Manife
     except InputError as error:
         rule = "refused-checkpoint" if isinstance(error, RefusedArtefact) else "no-such-checkpoint"
         problem = positions.problem(rule, error.message, "spec", "base", "checkpoint", hint=error.hint)
-        raise FileProblems(_in_file_order([problem, *problems])) from error
+        raise FileProblems(in_file_order([problem, *problems])) from error
     checkpoint = replace(found, manifest_folder=path.parent)
     problems += _base_problems(manifest, checkpoint, positions)
     problems += _length_problems(manifest, checkpoint, positions)
     if problems:
-        raise FileProblems(_in_file_order(problems))
+        raise FileProblems(in_file_order(problems))
     return manifest, checkpoint
 
 
@@ -153,7 +153,3 @@ def _names(manifest: Manifest) -> Iterator[tuple[Loc, str, Kind]]:
 
 def _longest_sentence(name: str, kind: Kind) -> str:
     return max((s.text for s in training_sentences(name, style=kind == "style")), key=len)
-
-
-def _in_file_order(problems: list[Problem]) -> list[Problem]:
-    return sorted(problems, key=lambda problem: (problem.line, problem.column))
