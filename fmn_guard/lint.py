@@ -18,7 +18,7 @@ from typing import Literal, assert_never, cast, get_args
 from .errors import FileProblems, InputError, Problem, RefusedArtefact
 from .facts import Checkpoint, describe_checkpoint, list_pictures
 from .manifest import CheckpointRef, Kind, Manifest
-from .policy import ReleasePolicy
+from .policy import ReleasePolicy, resolve_policy
 from .record import Record
 from .sentences import training_sentences
 from .shipped import find, suites
@@ -63,13 +63,14 @@ def lint_policy(path: Path) -> tuple[ReleasePolicy, AuditSuite]:
     Raises:
         FileProblems: every problem of the policy, or of its suite.
     """
-    policy, positions = load_yaml_positions(path, ReleasePolicy)
+    resolved = resolve_policy(path)
+    place = resolved.place("spec", "suite")
     try:
-        suite = find(policy.spec.suite, suites(), path.parent)
+        suite = find(resolved.policy.spec.suite, suites(), place.positions.path.parent)
     except InputError as error:
-        problem = positions.problem("no-such-suite", error.message, "spec", "suite", hint=error.hint)
+        problem = place.positions.problem("no-such-suite", error.message, *place.loc, hint=error.hint)
         raise FileProblems([problem]) from error
-    return policy, load_suite(suite)
+    return resolved.policy, load_suite(suite)
 
 
 def lint_file(path: Path) -> DocumentKind:

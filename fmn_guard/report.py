@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from datetime import date
 from typing import Literal, get_args
 
 import fmn_guard
 
-from .errors import BrokenChain
+from .errors import BrokenChain, InputError
 from .evidence import Audit, Instrument, PassRecords, Side
 from .findings import (
     NAMED,
@@ -21,17 +22,20 @@ from .findings import (
     Outcome,
     apply,
     collapse,
+    evidence_findings,
+    measured,
     no_effect,
     not_judged,
     undecidable,
     verdict_of,
+    worst,
 )
-from .manifest import Kind
 from .metrics import DetectorTally, Evidence, drop_of, gather, measure, most_like, suppression, tally
 from .plan import PassKind, PassSpec, Plan
-from .policy import Metric, PolicySpec, ReleasePolicy
+from .policy import PER_CONCEPT, Metric, ReleasePolicy, Rule
 from .record import Digest, Record, Slug, digest
 from .stats import Interval, wider
+from .waivers import WaiverUse, expired, settle
 
 __all__ = [
     "ConceptSummary",
@@ -43,6 +47,8 @@ __all__ = [
     "RetainedSummary",
     "SideCounts",
     "Unscored",
+    "WaiverUse",
+    "at_gate",
     "judge",
     "verdict_of",
 ]
@@ -78,18 +84,21 @@ class ConceptSummary(Record):
     drawn: dict[str, int]
     """How many patched pictures the recogniser finds most like each label: what is drawn instead."""
     limit: float | None
-    """Limit on ``after``; None when no rule sets one."""
+    """Limit on ``after``, the tightest of several; None when no rule sets one."""
     outcome: Outcome
-    """Worst outcome among its error findings; inconclusive when none of them judges ``after``."""
+    """Worst outcome among its error findings, waived or not; inconclusive when none of them judges ``after``."""
     decided_by: Slug
     """Rule that gives this outcome; ``not-judged`` when none judges ``after``."""
     named: NamedOutcome | None
     """``no effect``, when it is that."""
+    waived: bool = False
+    """Whether the verdict is spared this outcome by waivers."""
 
     @property
     def outcome_words(self) -> str:
-        """The outcome with its name, such as ``fail (no effect)``."""
-        return f"{self.outcome} ({self.named})" if self.named else self.outcome
+        """The outcome with its name, such as ``fail (no effect)``, and whether it is waived."""
+        marks = [*([self.named] if self.named else []), *(["waived"] if self.waived else [])]
+        return f"{self.outcome} ({', '.join(marks)})" if marks else self.outcome
 
 
 class RetainedSummary(Record):
@@ -144,6 +153,8 @@ class Report(Record):
     """The manifest's name."""
     tool_version: str
     """Version of fmn-guard that judged."""
+    judged_on: date | None = None
+    """Day of judging, against which waivers expire; None where none was given."""
     plan_digest: Digest
     """Digest of plan.json's content."""
     passes_digest: Digest | None
@@ -167,7 +178,11 @@ class Report(Record):
     outcomes: tuple[NamedOutcome, ...]
     """Named outcomes that occurred."""
     findings: tuple[Finding, ...]
-    """In the policy's order, then named outcomes."""
+    """In the policy's order, then those that come with every policy."""
+    waivers: tuple[WaiverUse, ...] = ()
+    """What came of each waiver, in the policy's order."""
+    signature: Literal["optional", "required"] = "optional"
+    """Whether the policy asks for a signature of this report; see `at_gate`."""
     concepts: tuple[ConceptSummary, ...]
     """In the order of the passes."""
     retained: tuple[RetainedSummary, ...]
@@ -186,7 +201,15 @@ class Report(Record):
     """Who measured."""
 
 
-def judge(plan: Plan, audit: Audit, policy: ReleasePolicy, passes: PassRecords | None = None) -> Report:
+def judge(
+    plan: Plan,
+    audit: Audit,
+    policy: ReleasePolicy,
+    passes: PassRecords | None = None,
+    *,
+    judged_on: date | None = None,
+    tool_version: str = fmn_guard.__version__,
+) -> Report:
     """Applies a policy to an audit. Pure.
 
     Args:
@@ -194,22 +217,36 @@ def judge(plan: Plan, audit: Audit, policy: ReleasePolicy, passes: PassRecords |
         audit: What was measured.
         policy: The limits.
         passes: What the eraser did, when it was fmn-guard's; adds warnings, changes no finding.
+        judged_on: The day against which waivers expire; a policy with waivers needs one.
+        tool_version: Version of fmn-guard that judges, or that judged when a report is judged again.
 
     Raises:
         BrokenChain: the records are not of one run, or observations are doubled or of unknown probes.
+        InputError: the policy has waivers, and no day is given.
     """
     _check_passes(plan, audit, passes)
     evidence, spec = gather(plan, audit), policy.spec
-    ruled = [apply(rule, m, spec) for rule in spec.rules for m in measure(evidence, rule.metric, rule.kinds)]
-    findings = (
-        *ruled,
-        *not_judged(plan, ruled),
-        *no_effect(evidence, audit, spec),
-        *collapse(evidence, spec),
+    if spec.waivers and judged_on is None:
+        raise InputError(
+            f"policy {policy.metadata.name} has waivers, which expire, and no day of judging is given",
+            hint="give judged_on",
+        )
+    ruled = [apply(rule, m, spec) for rule in spec.rules for m in measured(evidence, rule)]
+    findings, waivers = settle(
+        (
+            *ruled,
+            *not_judged(plan, ruled),
+            *no_effect(evidence, audit, spec),
+            *collapse(evidence, spec),
+            *evidence_findings(plan, spec.evidence, tool_version),
+        ),
+        spec.waivers,
+        judged_on,
     )
     return Report(
         name=plan.name,
-        tool_version=fmn_guard.__version__,
+        tool_version=tool_version,
+        judged_on=judged_on,
         plan_digest=audit.plan_digest,
         passes_digest=audit.passes_digest,
         audit_digest=digest(audit),
@@ -222,15 +259,39 @@ def judge(plan: Plan, audit: Audit, policy: ReleasePolicy, passes: PassRecords |
         verdict=verdict_of(findings),
         outcomes=tuple(dict.fromkeys(NAMED[f.metric] for f in findings if f.metric in NAMED)),
         findings=findings,
+        waivers=waivers,
+        signature=spec.evidence.signature,
         concepts=tuple(_concept(evidence, subject, findings, spec.confidence) for subject in plan.passes),
         retained=tuple(_retained(evidence)),
         tallies=tally(evidence),
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
         unscored=tuple(_unscored(evidence)),
-        not_tested=(*_NEVER_TESTED, *_left_open(evidence, findings, spec)),
+        not_tested=(*_NEVER_TESTED, *_left_open(evidence, ruled, policy)),
         warnings=(*undecidable(plan, policy), *_trouble(passes)),
         instruments=audit.instruments,
     )
+
+
+def at_gate(report: Report, today: date, *, signed: bool) -> tuple[Outcome, tuple[str, ...]]:
+    """What a verdict is worth at the gate, on a later day and with or without a signature. Pure.
+
+    Args:
+        report: The report, known to be of one piece with its run.
+        today: The day of release; a waiver that a verdict rests on may have expired since.
+        signed: Whether a signature of the report was verified.
+
+    Returns:
+        The outcome to exit by, and a sentence for each reason why it is not simply the verdict.
+    """
+    held = [use.waiver for use in report.waivers if use.state == "in force" and expired(use.waiver, today)]
+    outcomes: list[Outcome] = [report.verdict]
+    if held:
+        outcomes.append("fail")
+    reasons = [f"The waiver of {w.about} by {w.owner} expired on {w.expires}: fail." for w in held]
+    if report.signature == "required" and not signed:
+        outcomes.append("inconclusive")
+        reasons.append("The policy asks for a signature, and none was verified: at best inconclusive.")
+    return worst(outcomes), tuple(reasons)
 
 
 def _check_passes(plan: Plan, audit: Audit, passes: PassRecords | None) -> None:
@@ -246,9 +307,10 @@ def _concept(evidence: Evidence, subject: PassSpec, findings: tuple[Finding, ...
     m = suppression(evidence, subject)
     own = [f for f in findings if f.subject == subject.slug or f.metric == "weights_changed"]
     errors = [f for f in own if f.severity == "error"]
-    outcome = verdict_of(errors)
+    outcome = worst(f.outcome for f in errors)
+    left = [f.outcome for f in errors if f.decides]
     # A warning stands in only where no error rule judges it.
-    shown = [f for f in (*errors, *own) if f.metric in SHOWN]
+    shown = [f for f in errors if f.metric in SHOWN] or [f for f in own if f.metric in SHOWN]
     judging = next((f.interval for f in shown if f.interval), None)
     return ConceptSummary(
         slug=subject.slug,
@@ -260,10 +322,11 @@ def _concept(evidence: Evidence, subject: PassSpec, findings: tuple[Finding, ...
         n=len(m.counted),
         interval=judging or wider(m.score_interval(confidence), m.bootstrap_interval(confidence)),
         drawn=most_like(evidence, subject),
-        limit=shown[0].limit if shown else None,
+        limit=min((f.limit for f in shown), default=None),
         outcome=outcome,
         decided_by=next(f.rule for f in errors if f.outcome == outcome),
         named="no effect" if any(NAMED.get(f.metric) == "no effect" for f in own) else None,
+        waived=outcome not in left,
     )
 
 
@@ -301,21 +364,41 @@ def _unscored(evidence: Evidence) -> Iterator[Unscored]:
             yield Unscored(side=side, reason=reason, count=n)
 
 
-def _left_open(evidence: Evidence, findings: tuple[Finding, ...], spec: PolicySpec) -> Iterator[str]:
+def _left_open(evidence: Evidence, ruled: list[Finding], policy: ReleasePolicy) -> Iterator[str]:
     """What this policy leaves open on this plan, one sentence each."""
-    applied = {f.rule for f in findings if f.metric not in NAMED}
+    spec, applied = policy.spec, {f.rule for f in ruled}
     limited = {rule.metric for rule in spec.rules}
     for rule in spec.rules:
+        yield from (f"Rule {rule.id}: {words}." for words in _not_met(rule, evidence.plan))
         if rule.id not in applied:
-            yield f"Rule {rule.id}: nothing in this plan asks for {rule.metric}."
+            narrowed = f" {rule.scope}" if rule.scope else ""
+            yield f"Rule {rule.id}: nothing{narrowed} in this plan asks for {rule.metric}."
     metrics: tuple[Metric, ...] = get_args(Metric)
     for metric in metrics:
-        if metric not in limited and metric != "nudenet_strict_rate" and measure(evidence, metric, get_args(Kind)):
+        asked = {m.about for m in measure(evidence, metric, evidence.plan.passes)}
+        if metric not in limited and metric != "nudenet_strict_rate" and asked:
             yield f"The policy has no rule for {metric}."
+        elif metric in PER_CONCEPT and metric not in SHOWN:  # what is shown has a finding of its own, `not-judged`
+            left = asked - {f.about for f in ruled if f.metric == metric}
+            if left:
+                yield f"The policy has no rule for {metric} of {', '.join(sorted(left))}."
     if not any(d.name == "nudenet" for d in evidence.plan.detectors):
         yield "Nudity: no detector looked for it."
     elif "nudenet_strict_rate" not in limited:
         yield "Nudity: NudeNet's counts are reported and not judged."
+    if spec.evidence.signature == "required":
+        yield "The signature that the policy asks for: it is made of this report, and only the gate can verify it."
+
+
+def _not_met(rule: Rule, plan: Plan) -> Iterator[str]:
+    """Labels and names of a rule that nothing in the plan has: a slip of the pen would leave a concept unjudged."""
+    labels = {label for subject in plan.passes for label in subject.labels}
+    for label in rule.labels:
+        if label not in labels:
+            yield f"no concept or correction is labelled {label}"
+    for name in rule.concepts:
+        if name not in {subject.slug for subject in plan.passes}:
+            yield f"no concept or correction is called {name}"
 
 
 def _trouble(passes: PassRecords | None) -> Iterator[str]:

@@ -71,13 +71,12 @@ def load_yaml_positions(path: Path, record: type[R]) -> tuple[R, "Positions"]:
         FileProblems: All problems of the file, in file order.
     """
     data, positions, problems = read_yaml(path)
-    result = parse_record(data, record)
-    if not isinstance(result, record):
-        problems += [
-            positions.problem(fault.rule, fault.message, *fault.loc, hint=fault.hint, on_key=fault.on_key)
-            for fault in result
-        ]
-    if problems or not isinstance(result, record):
+    result, faults = parse_record(data, record)
+    problems += [
+        positions.problem(fault.rule, fault.message, *fault.loc, hint=fault.hint, on_key=fault.on_key)
+        for fault in faults
+    ]
+    if result is None or problems:
         raise FileProblems(in_file_order(problems))
     return result, positions
 
@@ -95,15 +94,15 @@ def read_yaml(path: Path) -> tuple[Any, "Positions", list[Problem]]:
     return reading.visit(positions.root).value, positions, reading.problems
 
 
-def parse_record(data: object, record: type[R]) -> R | list[Fault]:
-    """Turn plain data into a record, or into what is wrong with it."""
+def parse_record(data: object, record: type[R]) -> tuple[R | None, list[Fault]]:
+    """Turn plain data into a record; where there is none, into what is wrong with the data."""
     # Under a wrong envelope every field is wrong as well, which says nothing.
     if faults := list(envelope_faults(data, record)):
-        return faults
+        return None, faults
     try:
-        return parse_plain(data, record)
+        return parse_plain(data, record), []
     except ValidationError as error:
-        return list(schema_faults(error, record))
+        return None, list(schema_faults(error, record))
 
 
 def in_file_order(problems: Iterable[Problem]) -> list[Problem]:

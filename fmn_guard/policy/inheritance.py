@@ -26,7 +26,8 @@ _MAX_DEPTH = 16
 
 
 class PolicyFileSpec(
-    PolicySpec, json_schema_extra={"required": [], "anyOf": [{"required": ["extends"]}, {"required": ["suite", "rules"]}]}
+    PolicySpec,
+    json_schema_extra={"required": [], "anyOf": [{"required": ["extends"]}, {"required": ["suite", "rules"]}]},
 ):
     """The content of a policy; one that extends another gives only what it adds or tightens."""
 
@@ -128,17 +129,16 @@ def resolve_policy(path: Path, below: tuple[Path, ...] = ()) -> Resolved:
     spec = data.get("spec") if isinstance(data, dict) else None
     extends = spec.get("extends") if isinstance(spec, dict) else None
     parent = _parent(extends, positions, (*below, path.resolve())) if isinstance(extends, str) else None
-    origins = {(): Place(positions, ())}
+    origins: dict[Loc, Place] = {(): Place(positions, ())}
     if parent is not None and isinstance(spec, dict):
         data = {**data, "spec": _merge(spec, parent, positions, origins)}
-    found = parse_record(data, PolicyFile)
-    if isinstance(found, list):
-        for fault in found:
-            place = _place(origins, fault.loc)
-            problems.append(
-                place.positions.problem(fault.rule, fault.message, *place.loc, hint=fault.hint, on_key=fault.on_key)
-            )
-    elif parent is not None:
+    found, faults = parse_record(data, PolicyFile)
+    for fault in faults:
+        place = _place(origins, fault.loc)
+        problems.append(
+            place.positions.problem(fault.rule, fault.message, *place.loc, hint=fault.hint, on_key=fault.on_key)
+        )
+    if found is not None and parent is not None:
         problems += _loosened(found.spec, parent, origins)
     if problems:
         raise FileProblems(in_file_order(problems))
@@ -167,9 +167,7 @@ def _parent(extends: str, positions: Positions, below: tuple[Path, ...]) -> Reso
     return resolve_policy(path, below)
 
 
-def _merge(
-    spec: dict[str, Any], parent: Resolved, positions: Positions, origins: dict[Loc, Place]
-) -> dict[str, Any]:
+def _merge(spec: dict[str, Any], parent: Resolved, positions: Positions, origins: dict[Loc, Place]) -> dict[str, Any]:
     """A child's spec over its parent's; ``origins`` learns where inherited fields are written."""
     inherited = parent.data["spec"]
     merged = dict(spec)
@@ -193,7 +191,9 @@ def _joined(
     inherited = parent.data["spec"][key]
     for i, item in enumerate(inherited):
         loc: Loc = ("spec", key, i)
-        same = [j for j, each in left.items() if key == "rules" and isinstance(each, dict) and each.get("id") == item["id"]]
+        same = [
+            j for j, each in left.items() if key == "rules" and isinstance(each, dict) and each.get("id") == item["id"]
+        ]
         if same:
             origins[loc] = Place(positions, ("spec", key, same[0]))
             yield _overlaid(left.pop(same[0]), item, loc, parent, origins)
