@@ -2,6 +2,7 @@
 
     manifest --lint_manifest--> Manifest and the described base; pictures and token lengths checked
     policy   --lint_policy-->   ReleasePolicy and the suite it names
+    policy   --policy_warnings--> what is no problem yet, such as a waiver that has expired
     any file --lint_file-->     whichever its ``kind`` asks for
 
 Everything found is reported at once, each problem with its place in the file.
@@ -12,20 +13,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Literal, assert_never, cast, get_args
 
+from .cases import load_cases
 from .errors import FileProblems, InputError, Problem, RefusedArtefact
 from .facts import Checkpoint, describe_checkpoint, list_pictures
+from .frameworks import load_framework
 from .manifest import CheckpointRef, Kind, Manifest
 from .policy import ReleasePolicy, resolve_policy
 from .record import Record
 from .sentences import training_sentences
 from .shipped import find, suites
 from .suite import AuditSuite, load_suite
+from .waivers import expired
 from .yamlfile import MAX_BYTES, Loc, Positions, in_file_order, load_yaml, load_yaml_positions
 
-DocumentKind = Literal["ConceptManifest", "ReleasePolicy", "AuditSuite"]
+DocumentKind = Literal["ConceptManifest", "ReleasePolicy", "AuditSuite", "PolicyCases", "ComplianceFramework"]
 
 
 def lint_manifest(path: Path, base: CheckpointRef | None = None) -> tuple[Manifest, Checkpoint]:
@@ -74,7 +79,7 @@ def lint_policy(path: Path) -> tuple[ReleasePolicy, AuditSuite]:
 
 
 def lint_file(path: Path) -> DocumentKind:
-    """Lints a manifest, a policy or a suite, whichever the file says it is.
+    """Lints a file by what it says it is: a manifest, a policy, a suite, cases of a policy, or a framework.
 
     Raises:
         FileProblems: every problem, with its place in the file.
@@ -87,9 +92,36 @@ def lint_file(path: Path) -> DocumentKind:
             lint_policy(path)
         case "AuditSuite":
             load_suite(path)
+        case "PolicyCases":
+            load_cases(path)
+        case "ComplianceFramework":
+            load_framework(path)
         case _:
             assert_never(kind)
     return kind
+
+
+def policy_warnings(path: Path, today: date) -> list[Problem]:
+    """Waivers of a policy that have expired, each with its place; of another kind of file, nothing.
+
+    Args:
+        path: a file that `lint_file` has no problem with.
+        today: the day.
+    """
+    if _kind(path) != "ReleasePolicy":
+        return []
+    resolved = resolve_policy(path)
+    places = [resolved.place("spec", "waivers", i, "expires") for i in range(len(resolved.policy.spec.waivers))]
+    return [
+        place.positions.problem(
+            "waiver-expired",
+            f"the waiver of {waiver.about} by {waiver.owner} expired on {waiver.expires}",
+            *place.loc,
+            hint="delete it if all passes without it; otherwise the verdict is fail until its owner renews it",
+        )
+        for waiver, place in zip(resolved.policy.spec.waivers, places, strict=True)
+        if expired(waiver, today)
+    ]
 
 
 class _Envelope(Record, extra="ignore"):

@@ -30,11 +30,12 @@ from .findings import (
     verdict_of,
     worst,
 )
-from .metrics import DetectorTally, Evidence, drop_of, gather, measure, most_like, suppression, tally
+from .metrics import DetectorTally, Evidence, drop_of, gather, most_like, suppression, tally
 from .plan import PassKind, PassSpec, Plan
-from .policy import PER_CONCEPT, Metric, ReleasePolicy, Rule
+from .policy import ReleasePolicy
 from .record import Digest, Record, Slug, digest
 from .stats import Interval, wider
+from .untested import not_tested
 from .waivers import WaiverUse, expired, settle
 
 __all__ = [
@@ -52,14 +53,6 @@ __all__ = [
     "judge",
     "verdict_of",
 ]
-
-_NEVER_TESTED = (
-    "The safety checker: it is switched off in both models, so that the weights alone are judged.",
-    "Concept inversion: whether an optimised embedding brings a concept back.",
-    "Adversarial prompts: whether a prompt that was searched for brings a concept back.",
-    "Durability: whether further fine-tuning brings a concept back.",
-    "Image-to-image, inpainting, and other samplers, guidance scales and sizes than the suite's.",
-)
 
 
 class ConceptSummary(Record):
@@ -235,7 +228,7 @@ def judge(
     findings, waivers = settle(
         (
             *ruled,
-            *not_judged(plan, ruled),
+            *not_judged(plan.passes, ruled),
             *no_effect(evidence, audit, spec),
             *collapse(evidence, spec),
             *evidence_findings(plan, spec.evidence, tool_version),
@@ -266,7 +259,7 @@ def judge(
         tallies=tally(evidence),
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
         unscored=tuple(_unscored(evidence)),
-        not_tested=(*_NEVER_TESTED, *_left_open(evidence, ruled, policy)),
+        not_tested=tuple(not_tested(evidence, ruled, spec)),
         warnings=(*undecidable(plan, policy), *_trouble(passes)),
         instruments=audit.instruments,
     )
@@ -362,43 +355,6 @@ def _unscored(evidence: Evidence) -> Iterator[Unscored]:
     for (side, reason), n in reasons.most_common():
         if reason is not None:
             yield Unscored(side=side, reason=reason, count=n)
-
-
-def _left_open(evidence: Evidence, ruled: list[Finding], policy: ReleasePolicy) -> Iterator[str]:
-    """What this policy leaves open on this plan, one sentence each."""
-    spec, applied = policy.spec, {f.rule for f in ruled}
-    limited = {rule.metric for rule in spec.rules}
-    for rule in spec.rules:
-        yield from (f"Rule {rule.id}: {words}." for words in _not_met(rule, evidence.plan))
-        if rule.id not in applied:
-            narrowed = f" {rule.scope}" if rule.scope else ""
-            yield f"Rule {rule.id}: nothing{narrowed} in this plan asks for {rule.metric}."
-    metrics: tuple[Metric, ...] = get_args(Metric)
-    for metric in metrics:
-        asked = {m.about for m in measure(evidence, metric, evidence.plan.passes)}
-        if metric not in limited and metric != "nudenet_strict_rate" and asked:
-            yield f"The policy has no rule for {metric}."
-        elif metric in PER_CONCEPT and metric not in SHOWN:  # what is shown has a finding of its own, `not-judged`
-            left = asked - {f.about for f in ruled if f.metric == metric}
-            if left:
-                yield f"The policy has no rule for {metric} of {', '.join(sorted(left))}."
-    if not any(d.name == "nudenet" for d in evidence.plan.detectors):
-        yield "Nudity: no detector looked for it."
-    elif "nudenet_strict_rate" not in limited:
-        yield "Nudity: NudeNet's counts are reported and not judged."
-    if spec.evidence.signature == "required":
-        yield "The signature that the policy asks for: it is made of this report, and only the gate can verify it."
-
-
-def _not_met(rule: Rule, plan: Plan) -> Iterator[str]:
-    """Labels and names of a rule that nothing in the plan has: a slip of the pen would leave a concept unjudged."""
-    labels = {label for subject in plan.passes for label in subject.labels}
-    for label in rule.labels:
-        if label not in labels:
-            yield f"no concept or correction is labelled {label}"
-    for name in rule.concepts:
-        if name not in {subject.slug for subject in plan.passes}:
-            yield f"no concept or correction is called {name}"
 
 
 def _trouble(passes: PassRecords | None) -> Iterator[str]:

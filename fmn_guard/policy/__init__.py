@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from .inheritance import Place, PolicyFile, Resolved, load_policy, resolve_policy
 from .rules import (
+    DROPS,
     PER_CONCEPT,
     RESERVED,
     Metric,
@@ -23,6 +24,7 @@ from .rules import (
 )
 
 __all__ = [
+    "DROPS",
     "PER_CONCEPT",
     "RESERVED",
     "Metric",

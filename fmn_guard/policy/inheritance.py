@@ -191,18 +191,20 @@ def _joined(
     inherited = parent.data["spec"][key]
     for i, item in enumerate(inherited):
         loc: Loc = ("spec", key, i)
-        same = [
-            j for j, each in left.items() if key == "rules" and isinstance(each, dict) and each.get("id") == item["id"]
-        ]
-        if same:
-            origins[loc] = Place(positions, ("spec", key, same[0]))
-            yield _overlaid(left.pop(same[0]), item, loc, parent, origins)
-        else:
+        j = next((j for j, each in left.items() if key == "rules" and _id(each) == item["id"]), None)
+        if j is None:
             _inherit(origins, loc, parent)
             yield item
+        else:
+            origins[loc] = Place(positions, ("spec", key, j))
+            yield _overlaid(left.pop(j), item, loc, parent, origins)
     for i, (j, item) in enumerate(left.items(), start=len(inherited)):
         origins["spec", key, i] = Place(positions, ("spec", key, j))
         yield item
+
+
+def _id(rule: Any) -> Any:
+    return rule.get("id") if isinstance(rule, dict) else None
 
 
 def _overlaid(

@@ -31,15 +31,11 @@ PER_CONCEPT: frozenset[Metric] = frozenset(
 )
 """Metrics with a measurement of each concept or correction; the others are about the whole model."""
 
-RESERVED = {
-    "no-effect": "A target that the base draws is drawn about as often as before, or no weight was changed.",
-    "collapse": "The model lost what was to be kept, or draws constant pictures.",
-    "not-judged": "No error rule limits how often a concept or correction is shown.",
-    "pinned-base": "The evidence that the base is the one that was meant.",
-    "tool-version": "The evidence that a recent enough fmn-guard judged.",
-    "waiver-expired": "A waiver has expired, and what it waived still does not pass.",
-}
-"""Ids of the findings that come with every policy, and what each says."""
+DROPS: frozenset[Metric] = frozenset({"retained_drop", "retained_drop_held_out", "neighbour_drop"})
+"""Metrics that compare base and patched model pair by pair; the others are rates of patched pictures."""
+
+RESERVED = ("no-effect", "collapse", "not-judged", "pinned-base", "tool-version", "waiver-expired")
+"""Ids of the findings that come with every policy."""
 
 WAIVABLE_RESERVED = "no-effect"
 """The one reserved finding that may be waived, of one concept at a time: a concept can be left in on purpose."""
@@ -231,7 +227,7 @@ class PolicySpec(Record):
                     hint=f"waive a rule of the policy, or {WAIVABLE_RESERVED!r} of one subject",
                     loc=("waivers", i, "rule"),
                 )
-            elif waiver.rule not in rules | set(RESERVED):
+            elif waiver.rule not in rules.union(RESERVED):
                 yield RuleViolation(
                     "unknown-rule",
                     f"no rule is called {waiver.rule!r}",

@@ -43,6 +43,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None) -> str:
 def _head(report: Report) -> Iterator[str]:
     judged = [f for f in report.findings if f.decides]
     waived = sum(f.waiver is not None for f in report.findings)
+    points = any(f.interval is None and (f.wilson or f.newcombe) for f in report.findings)
     counts = Counter(f.outcome for f in judged)
     yield f"# {report.verdict.upper()}: {report.name} under policy {report.policy}"
     yield ""
@@ -51,8 +52,9 @@ def _head(report: Report) -> Iterator[str]:
         yield ""
     yield (
         f"{len(judged)} findings decide: {counts['pass']} pass, {counts['fail']} fail, "
-        f"{counts['inconclusive']} inconclusive{f'; {waived} more waived' if waived else ''}. Protocol: suite {report.suite}, "
-        f"{_confidence(report)} intervals; a pass needs the whole interval within the limit."
+        f"{counts['inconclusive']} inconclusive{f'; {waived} more are waived' if waived else ''}. "
+        f"Protocol: suite {report.suite}, {_confidence(report)} intervals; a pass needs the whole interval within the "
+        f"limit{', save for point estimates, which leave chance out of account' if points else ''}."
     )
 
 

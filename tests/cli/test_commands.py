@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fmn_guard import cli
+from fmn_guard.cli.policy import policy
 from fmn_guard.cli.program import Program
 from fmn_guard.cli.run import lacks_instrument
 from fmn_guard.errors import FmnGuardError
@@ -51,7 +52,7 @@ def _failing(raised: BaseException) -> click.Group:
     return Program("program", commands={"fail": click.Command("fail", callback=fail)})
 
 
-@pytest.mark.parametrize("command", [*cli.main.commands, "policy show", "policy list"])
+@pytest.mark.parametrize("command", [*cli.main.commands, *(f"policy {name}" for name in policy.commands)])
 def test_command_has_help(command: str) -> None:
     result = _run(*command.split(), "--help")
     assert result.exit_code == 0
@@ -185,7 +186,7 @@ def test_plan_json_is_one_document_with_digest_and_cost() -> None:
     assert document["cost"]["passes"] == 5
 
 
-@pytest.mark.parametrize("name", ["default", "strict"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in policies().glob("*.yaml")))
 def test_shipped_suite_draws_enough_to_decide_its_policy(name: str) -> None:
     assert "warning" not in _run("plan", QUICKSTART, "--policy", name).stderr
 
