@@ -7,7 +7,7 @@ a pass into inconclusive; nothing turns a fail into anything else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -99,15 +99,30 @@ class Finding(Record):
         return self.severity == "error" and self.waiver is None
 
     @property
+    def point(self) -> bool:
+        """Whether a rule held the bare value against its limit, chance not accounted for."""
+        return self.interval is None and (self.wilson or self.newcombe) is not None
+
+    @property
     def about(self) -> str | None:
         """The subject, with the alias that was asked: ``pistol (gun)``; None when it is about the whole model."""
         return f"{self.subject} ({self.alias})" if self.alias else self.subject
 
     @property
     def outcome_words(self) -> str:
-        """The outcome, marked when it does not decide: ``fail (warning)``, ``fail (waived)``."""
-        marks = [*(["warning"] if self.severity == "warning" else []), *(["waived"] if self.waiver else [])]
-        return f"{self.outcome} ({', '.join(marks)})" if marks else self.outcome
+        """The outcome, marked when it does not decide or rests on less: ``fail (waived)``, ``pass (point estimate)``."""
+        marks = {
+            "warning": self.severity == "warning",
+            "waived": self.waiver is not None,
+            "point estimate": self.point,
+        }
+        return marked(self.outcome, marks)
+
+
+def marked(outcome: Outcome, marks: Mapping[str, bool]) -> str:
+    """An outcome with the marks that hold: ``fail (no effect, waived)``."""
+    held = ", ".join(mark for mark, holds in marks.items() if holds)
+    return f"{outcome} ({held})" if held else outcome
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:

@@ -23,6 +23,7 @@ from .findings import (
     apply,
     collapse,
     evidence_findings,
+    marked,
     measured,
     no_effect,
     not_judged,
@@ -86,12 +87,14 @@ class ConceptSummary(Record):
     """``no effect``, when it is that."""
     waived: bool = False
     """Whether the verdict is spared this outcome by waivers."""
+    point: bool = False
+    """Whether a bare rate was held against the limit, chance not accounted for."""
 
     @property
     def outcome_words(self) -> str:
-        """The outcome with its name, such as ``fail (no effect)``, and whether it is waived."""
-        marks = [*([self.named] if self.named else []), *(["waived"] if self.waived else [])]
-        return f"{self.outcome} ({', '.join(marks)})" if marks else self.outcome
+        """The outcome with its name, such as ``fail (no effect)``, and whether it is waived or a point estimate."""
+        marks = {self.named or "": self.named is not None, "waived": self.waived, "point estimate": self.point}
+        return marked(self.outcome, marks)
 
 
 class RetainedSummary(Record):
@@ -320,6 +323,7 @@ def _concept(evidence: Evidence, subject: PassSpec, findings: tuple[Finding, ...
         decided_by=next(f.rule for f in errors if f.outcome == outcome),
         named="no effect" if any(NAMED.get(f.metric) == "no effect" for f in own) else None,
         waived=outcome not in left,
+        point=any(f.point for f in shown) and not judging,
     )
 
 

@@ -17,6 +17,7 @@ from fmn_guard.metrics import Look, Measurement
 from fmn_guard.policy import PolicySpec, ReleasePolicy, RequiredEvidence, Rule, load_policy, reaches, resolve_policy
 from fmn_guard.policy.inheritance import _EVIDENCE, _RULE, _SPEC
 from fmn_guard.record import digest
+from fmn_guard.shipped import suites
 
 PARENT = """\
 apiVersion: fmn-guard/v1
@@ -243,6 +244,17 @@ def test_suite_is_beside_the_file_that_names_it(tmp_path: Path) -> None:
         lint_policy(path)
     [problem] = caught.value.problems
     assert (problem.rule, problem.path, problem.line) == ("no-such-suite", tmp_path / "house" / "parent.yaml", 5)
+
+
+def test_suite_said_again_is_the_parents_and_no_other_of_its_name(tmp_path: Path) -> None:
+    smoke = (suites() / "smoke" / "suite.yaml").read_text(encoding="utf-8")
+    (tmp_path / "house").mkdir()
+    (tmp_path / "house" / "mine.yaml").write_text(smoke.replace("name: smoke", "name: house"), encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(smoke.replace("name: smoke", "name: easier"), encoding="utf-8")
+    (tmp_path / "house" / "parent.yaml").write_text(PARENT.replace("standard", "mine.yaml"), encoding="utf-8")
+    path = tmp_path / "child.yaml"
+    path.write_text(CHILD.replace("parent.yaml", "house/parent.yaml") + "  suite: mine.yaml\n", encoding="utf-8")
+    assert lint_policy(path)[1].metadata.name == "house"
 
 
 def test_every_field_tells_the_file_and_line_it_comes_from(tmp_path: Path) -> None:

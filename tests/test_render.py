@@ -251,7 +251,7 @@ def test_markdown_lists_and_counts_waived_findings_apart() -> None:
     assert "| agreed \\| with | release team | 2027-01-01 |" in waivers
     assert "- suppressed of hamburger, by release team until 2027-01-01: unused" in waivers
     assert "Judged by fmn-guard" in text and "on 2026-12-01." in text
-    assert "- the captain: fail (rule dominant)" in text
+    assert "- the captain: fail (rule dominant, waived)" in text
 
 
 def test_markdown_without_waivers_does_not_speak_of_them() -> None:
@@ -265,8 +265,15 @@ def test_terminal_names_waived_findings_after_the_others_and_counts_them(monkeyp
     assert "waiver unused: suppressed of hamburger, by release team until 2027-01-01" in text
 
 
-def test_markdown_never_says_that_a_point_estimate_has_an_interval_within_the_limit() -> None:
+def test_point_estimate_is_marked_wherever_it_stands_and_never_called_suppressed() -> None:
+    plan = make_plan()
+    audit = make_audit(plan)
     point = SUPPRESSED.model_copy(update={"statistic": "point"})
-    text = as_markdown(judge(PLAN, AUDIT, make_policy(point, point_estimates="allowed"), PASSES))
+    report = judge(plan, audit, make_policy(point, KEPT, point_estimates="allowed"))
+    text = render(Path("a.md"), report, plan, audit, None)
     assert "save for point estimates, which leave chance out of account" in text
+    assert "| 10.0 % | pass (point estimate) |" in section("Concepts", text)
+    assert "- pistol: pass (rule suppressed, point estimate) under protocol standard, 0 of 36" in text
+    assert "| pass (point estimate) | suppressed |" in section("Findings", text)
+    assert "suppressed under" not in text
     assert "point estimate" not in as_markdown()

@@ -175,6 +175,8 @@ def _merge(spec: dict[str, Any], parent: Resolved, positions: Positions, origins
         if key not in spec:
             merged[key] = value
             _inherit(origins, ("spec", key), parent)
+    if spec.get("suite") == inherited["suite"]:
+        _inherit(origins, ("spec", "suite"), parent)  # a path said again is not another file beside the child
     if isinstance(own := spec.get("evidence"), dict):
         merged["evidence"] = _overlaid(own, inherited.get("evidence", {}), ("spec", "evidence"), parent, origins)
     for key in ("rules", "waivers"):

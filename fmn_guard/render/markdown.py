@@ -43,7 +43,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None) -> str:
 def _head(report: Report) -> Iterator[str]:
     judged = [f for f in report.findings if f.decides]
     waived = sum(f.waiver is not None for f in report.findings)
-    points = any(f.interval is None and (f.wilson or f.newcombe) for f in report.findings)
+    points = any(f.point for f in report.findings)
     counts = Counter(f.outcome for f in judged)
     yield f"# {report.verdict.upper()}: {report.name} under policy {report.policy}"
     yield ""
@@ -70,10 +70,11 @@ def _concepts(report: Report) -> Iterator[str]:
 
 
 def _claim(c: ConceptSummary, report: Report) -> str:
-    judged = f"{c.outcome} (rule {c.decided_by})"
+    marks = f"{', waived' if c.waived else ''}{', point estimate' if c.point else ''}"
+    judged = f"{c.outcome} (rule {c.decided_by}{marks})"
     what = "dominant reading suppressed" if c.kind == "correction" else "suppressed"
     return (
-        f"{_text(c.phrase)}: {what if c.outcome == 'pass' else judged} under protocol {report.suite}, "
+        f"{_text(c.phrase)}: {what if c.outcome == 'pass' and not c.point else judged} under protocol {report.suite}, "
         f"{c.hits} of {c.n}, {_confidence(report)} interval {c.interval}."
     )
 
