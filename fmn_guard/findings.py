@@ -110,12 +110,8 @@ class Finding(Record):
 
     @property
     def outcome_words(self) -> str:
-        """The outcome, marked when it does not decide or rests on less: ``fail (waived)``, ``pass (point estimate)``."""
-        marks = {
-            "warning": self.severity == "warning",
-            "waived": self.waiver is not None,
-            "point estimate": self.point,
-        }
+        """The outcome, marked when it does not decide or rests on less: ``fail (waived)``, ``pass (warning)``."""
+        marks = {"warning": self.severity == "warning", "waived": self.waiver is not None, "point estimate": self.point}
         return marked(self.outcome, marks)
 
 
