@@ -78,7 +78,8 @@ def check_run(run: Path, demanded: tuple[ReleasePolicy, AuditSuite] | None = Non
     _same(run / "report.json", "base", report.base_digest, plan.base.identity)
     _same(run / "report.json", "patched model", report.patched_digest, audit.patched_digest)
     _same(run / "report.json", "policy", report.policy_digest, digest(policy))
-    again = judge(plan, audit, policy, passes).model_dump() | {"tool_version": report.tool_version}
+    judged = judge(plan, audit, policy, passes, judged_on=report.judged_on, tool_version=report.tool_version)
+    again = judged.model_dump()
     if differing := [name for name, value in report.model_dump().items() if value != again[name]]:
         raise BrokenChain(
             f"{run / 'report.json'}: {', '.join(differing)} are not what audit.json and policy.json give",

@@ -2,6 +2,7 @@
 
     manifest --lint_manifest--> Manifest and the described base; pictures and token lengths checked
     policy   --lint_policy-->   ReleasePolicy and the suite it names
+    policy   --policy_warnings--> what is no problem yet, such as a waiver that has expired
     any file --lint_file-->     whichever its ``kind`` asks for
 
 Everything found is reported at once, each problem with its place in the file.
@@ -12,20 +13,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Literal, assert_never, cast, get_args
 
+from .cases import load_cases
 from .errors import FileProblems, InputError, Problem, RefusedArtefact
 from .facts import Checkpoint, describe_checkpoint, list_pictures
+from .frameworks import load_framework
 from .manifest import CheckpointRef, Kind, Manifest
-from .policy import ReleasePolicy
+from .policy import ReleasePolicy, resolve_policy
 from .record import Record
 from .sentences import training_sentences
 from .shipped import find, suites
 from .suite import AuditSuite, load_suite
-from .yamlfile import MAX_BYTES, Loc, Positions, load_yaml, load_yaml_positions
+from .waivers import expired
+from .yamlfile import MAX_BYTES, Loc, Positions, in_file_order, load_yaml, load_yaml_positions
 
-DocumentKind = Literal["ConceptManifest", "ReleasePolicy", "AuditSuite"]
+DocumentKind = Literal["ConceptManifest", "ReleasePolicy", "AuditSuite", "PolicyCases", "ComplianceFramework"]
 
 
 def lint_manifest(path: Path, base: CheckpointRef | None = None) -> tuple[Manifest, Checkpoint]:
@@ -48,12 +53,12 @@ def lint_manifest(path: Path, base: CheckpointRef | None = None) -> tuple[Manife
     except InputError as error:
         rule = "refused-checkpoint" if isinstance(error, RefusedArtefact) else "no-such-checkpoint"
         problem = positions.problem(rule, error.message, "spec", "base", "checkpoint", hint=error.hint)
-        raise FileProblems(_in_file_order([problem, *problems])) from error
+        raise FileProblems(in_file_order([problem, *problems])) from error
     checkpoint = replace(found, manifest_folder=path.parent)
     problems += _base_problems(manifest, checkpoint, positions)
     problems += _length_problems(manifest, checkpoint, positions)
     if problems:
-        raise FileProblems(_in_file_order(problems))
+        raise FileProblems(in_file_order(problems))
     return manifest, checkpoint
 
 
@@ -63,17 +68,18 @@ def lint_policy(path: Path) -> tuple[ReleasePolicy, AuditSuite]:
     Raises:
         FileProblems: every problem of the policy, or of its suite.
     """
-    policy, positions = load_yaml_positions(path, ReleasePolicy)
+    resolved = resolve_policy(path)
+    place = resolved.place("spec", "suite")
     try:
-        suite = find(policy.spec.suite, suites(), path.parent)
+        suite = find(resolved.policy.spec.suite, suites(), place.positions.path.parent)
     except InputError as error:
-        problem = positions.problem("no-such-suite", error.message, "spec", "suite", hint=error.hint)
+        problem = place.positions.problem("no-such-suite", error.message, *place.loc, hint=error.hint)
         raise FileProblems([problem]) from error
-    return policy, load_suite(suite)
+    return resolved.policy, load_suite(suite)
 
 
 def lint_file(path: Path) -> DocumentKind:
-    """Lints a manifest, a policy or a suite, whichever the file says it is.
+    """Lints a file by what it says it is: a manifest, a policy, a suite, cases of a policy, or a framework.
 
     Raises:
         FileProblems: every problem, with its place in the file.
@@ -86,9 +92,36 @@ def lint_file(path: Path) -> DocumentKind:
             lint_policy(path)
         case "AuditSuite":
             load_suite(path)
+        case "PolicyCases":
+            load_cases(path)
+        case "ComplianceFramework":
+            load_framework(path)
         case _:
             assert_never(kind)
     return kind
+
+
+def policy_warnings(path: Path, today: date) -> list[Problem]:
+    """Waivers of a policy that have expired, each with its place; of another kind of file, nothing.
+
+    Args:
+        path: a file that `lint_file` has no problem with.
+        today: the day.
+    """
+    if _kind(path) != "ReleasePolicy":
+        return []
+    resolved = resolve_policy(path)
+    places = [resolved.place("spec", "waivers", i, "expires") for i in range(len(resolved.policy.spec.waivers))]
+    return [
+        place.positions.problem(
+            "waiver-expired",
+            f"the waiver of {waiver.about} by {waiver.owner} expired on {waiver.expires}",
+            *place.loc,
+            hint="delete it if all passes without it; otherwise the verdict is fail until its owner renews it",
+        )
+        for waiver, place in zip(resolved.policy.spec.waivers, places, strict=True)
+        if expired(waiver, today)
+    ]
 
 
 class _Envelope(Record, extra="ignore"):
@@ -153,7 +186,3 @@ def _names(manifest: Manifest) -> Iterator[tuple[Loc, str, Kind]]:
 
 def _longest_sentence(name: str, kind: Kind) -> str:
     return max((s.text for s in training_sentences(name, style=kind == "style")), key=len)
-
-
-def _in_file_order(problems: list[Problem]) -> list[Problem]:
-    return sorted(problems, key=lambda problem: (problem.line, problem.column))

@@ -62,6 +62,11 @@ Phrase = Annotated[str, Field(min_length=1, max_length=120, pattern=r"^\S(.*\S)?
 """A name or prompt, of which a name for files and labels can be made."""
 
 
+# Left out of a record when there are none: what was digested before there were labels keeps its digest.
+Labels = Annotated[tuple[Slug, ...], Field(exclude_if=lambda labels: not labels)]
+"""What policies narrow their rules by, such as ``likeness`` or ``court-order``."""
+
+
 class Metadata(Record):
     """Who a document is."""
 
@@ -93,6 +98,8 @@ class _Concept(Record):
     """Folder of PNG, JPEG or WebP pictures to forget from, relative to the manifest; by default the base draws them."""
     reason: str = ""
     """Why it must go (a rights holder's request, a policy, a law); shown in reports."""
+    labels: Labels = ()
+    """Short names, such as ``likeness`` or ``court-order``, by which a policy narrows its rules."""
 
     @property
     def slug(self) -> str:
@@ -156,6 +163,8 @@ class Correction(Record):
     """Kind of the dominant reading; tells which templates apply."""
     expected: Phrase | None = None
     """What the prompt should show instead; left out, anything but the dominant reading will do."""
+    labels: Labels = ()
+    """Short names by which a policy narrows its rules."""
 
     @property
     def slug(self) -> str:

@@ -10,15 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from .errors import BrokenChain
 from .evidence import Audit, Observation, Side
-from .manifest import Kind
-from .plan import PassSpec, Plan
+from .plan import PassKind, PassSpec, Plan
 from .policy import Metric
 from .probes import Probe
-from .record import Record
+from .record import Record, Slug
 from .stats import Interval, bootstrap_prompts, newcombe_paired, wilson
 
 # NudeNet's class names. The broad set fires on clothed people too, so it is reported and never judged.
@@ -86,6 +85,18 @@ class Look:
     after: bool | None
 
 
+class Subject(Protocol):
+    """What a measurement of a concept or correction is of; a `PassSpec` is one."""
+
+    @property
+    def slug(self) -> Slug:
+        """Its name in files."""
+
+    @property
+    def kind(self) -> PassKind:
+        """Its kind, or ``correction``."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What a metric counts, for one subject or for the whole plan.
@@ -95,7 +106,7 @@ class Measurement:
     """
 
     looks: tuple[Look, ...]
-    subject: PassSpec | None = None
+    subject: Subject | None = None
     alias: str | None = None
     """Slug of the alias that was asked, where it is one's."""
     paired: bool = False
@@ -262,20 +273,21 @@ def nudenet_strict_rate(evidence: Evidence) -> Measurement:
     )
 
 
-def measure(evidence: Evidence, metric: Metric, kinds: tuple[Kind, ...]) -> list[Measurement]:
+def measure(evidence: Evidence, metric: Metric, subjects: Iterable[PassSpec]) -> list[Measurement]:
     """All measurements of a metric.
 
     Args:
         evidence: What was seen.
         metric: What is measured.
-        kinds: Kinds of concept it applies to. A correction has no kind and always counts.
+        subjects: Concepts and corrections it is measured of; a metric of the whole model asks for none.
 
     Returns:
         One per subject, or per alias, or one for the whole plan; none where the plan does not ask the question. A
         question that is asked and never answered is a measurement without scores.
     """
-    concepts = [s for s in evidence.plan.passes if s.kind in kinds]
-    corrections = [s for s in evidence.plan.passes if s.kind == "correction"]
+    every = list(subjects)
+    concepts = [s for s in every if s.kind != "correction"]
+    corrections = [s for s in every if s.kind == "correction"]
     match metric:
         case "target_recognised":
             return [target_recognised(evidence, s) for s in concepts]

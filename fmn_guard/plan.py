@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
-from .manifest import Concept, Correction, Manifest, minors_in
+from .manifest import Concept, Correction, Labels, Manifest, minors_in
 from .presets import PRESETS, Preset
 from .probes import Probe, probes_of
 from .record import Digest, Record, Slug, digest
@@ -83,6 +85,8 @@ class PassSpec(Record):
     """The concept or correction it is about."""
     kind: PassKind
     """Kind of the concept, or ``correction``."""
+    labels: Labels = ()
+    """Its labels, by which a policy narrows its rules."""
     names: tuple[str, ...]
     """Names whose attention is re-steered."""
     prompts: tuple[TrainingPrompt, ...]
@@ -157,6 +161,8 @@ class Plan(Record):
     """The suite's name."""
     base: ModelFacts
     """The checkpoint to start from."""
+    base_pinned: Annotated[bool, Field(exclude_if=lambda pinned: not pinned)] = False
+    """Whether the manifest states the weights digest that the base must have."""
     passes: tuple[PassSpec, ...]
     """Passes, in order."""
     probes: tuple[Probe, ...]
@@ -215,6 +221,7 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
         suite_digest=digest(suite),
         suite=suite.metadata.name,
         base=checkpoint.facts,
+        base_pinned=pinned is not None,
         passes=passes,
         probes=probes,
         sampler=suite.spec.sampler,
@@ -318,6 +325,7 @@ def _pass(
         index=index,
         slug=subject.slug,
         kind=kind,
+        labels=subject.labels,
         names=names,
         prompts=tuple(prompts),
         stand_ins=stand_ins,

@@ -10,16 +10,20 @@ from typing import Any, Literal
 
 from pydantic.json_schema import GenerateJsonSchema
 
+from .cases import PolicyCases
+from .frameworks import ComplianceFramework
 from .manifest import Manifest
-from .policy import ReleasePolicy
+from .policy import PolicyFile
 from .record import Record
 from .suite import AuditSuite
 
-SchemaName = Literal["concept-manifest", "release-policy", "audit-suite"]
+SchemaName = Literal["concept-manifest", "release-policy", "audit-suite", "policy-cases", "compliance-framework"]
 DOCUMENTS: dict[SchemaName, type[Record]] = {
     "concept-manifest": Manifest,
-    "release-policy": ReleasePolicy,
+    "release-policy": PolicyFile,
     "audit-suite": AuditSuite,
+    "policy-cases": PolicyCases,
+    "compliance-framework": ComplianceFramework,
 }
 
 

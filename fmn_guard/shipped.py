@@ -30,6 +30,11 @@ def policies() -> Path:
     return _folder("policies", "policies")
 
 
+def frameworks() -> Path:
+    """Folder of shipped compliance frameworks."""
+    return policies() / "frameworks"
+
+
 def suites() -> Path:
     """Folder of shipped audit suites."""
     return _folder("suites", "audits/suites")
@@ -58,7 +63,7 @@ def shipped_model(name: str) -> Path:
 
 
 def find(what: str, folder: Path, beside: Path, suffix: str = ".yaml") -> Path:
-    """Finds a policy or suite by shipped name, or by path relative to ``beside``: nowhere else is looked.
+    """Finds a policy, suite or framework by shipped name, or by path relative to ``beside``: nowhere else is looked.
 
     A shipped name wins, lest a file of that name, wherever the command happens to run, sets another
     bar; ``./name`` is the file.
@@ -67,9 +72,9 @@ def find(what: str, folder: Path, beside: Path, suffix: str = ".yaml") -> Path:
         InputError: neither exists.
     """
     named = re.fullmatch(SLUG_PATTERN, what)
-    shipped: tuple[Path, ...] = (folder / f"{what}{suffix}", folder / what) if named else ()
+    shipped: tuple[Path, ...] = (folder / f"{what}{suffix}", folder / what / f"suite{suffix}") if named else ()
     for path in (*shipped, beside / what):
         if path.exists():
             return path
-    known = ", ".join(sorted(p.stem for p in folder.iterdir() if p.suffix == suffix or p.is_dir()))
+    known = ", ".join(sorted(p.stem for p in folder.iterdir() if p.suffix == suffix or (p / f"suite{suffix}").exists()))
     raise InputError(f"no {what!r} among the {folder.name}", hint=f"shipped are: {known}; or give a path")

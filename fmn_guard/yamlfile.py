@@ -10,6 +10,7 @@ meaningless (another kind of file) is reported alone; all else is collected and 
 
 import codecs
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,11 +22,21 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from .errors import FileProblems, Problem
-from .faults import Loc, RuleViolation, RuleViolations, envelope_faults, schema_faults
+from .faults import Fault, Loc, RuleViolation, RuleViolations, envelope_faults, schema_faults
 from .record import Record, parse_plain
 
 # Validators of records need the violations, and import them from where their files are loaded.
-__all__ = ["Loc", "Positions", "RuleViolation", "RuleViolations", "load_yaml", "load_yaml_positions"]
+__all__ = [
+    "Loc",
+    "Positions",
+    "RuleViolation",
+    "RuleViolations",
+    "in_file_order",
+    "load_yaml",
+    "load_yaml_positions",
+    "parse_record",
+    "read_yaml",
+]
 
 R = TypeVar("R", bound=Record)
 
@@ -59,25 +70,44 @@ def load_yaml_positions(path: Path, record: type[R]) -> tuple[R, "Positions"]:
     Raises:
         FileProblems: All problems of the file, in file order.
     """
+    data, positions, problems = read_yaml(path)
+    result, faults = parse_record(data, record)
+    problems += [
+        positions.problem(fault.rule, fault.message, *fault.loc, hint=fault.hint, on_key=fault.on_key)
+        for fault in faults
+    ]
+    if result is None or problems:
+        raise FileProblems(in_file_order(problems))
+    return result, positions
+
+
+def read_yaml(path: Path) -> tuple[Any, "Positions", list[Problem]]:
+    """Read the plain data of a YAML file, with what is wrong with it as YAML.
+
+    Raises:
+        FileProblems: The file cannot be read at all.
+    """
     source = _Source(path)
     yaml = YAML(typ="safe", pure=True)
     positions = Positions(source, _compose(yaml, source))
     reading = _Reading(yaml, source, positions)
-    data = reading.visit(positions.root).value
+    return reading.visit(positions.root).value, positions, reading.problems
+
+
+def parse_record(data: object, record: type[R]) -> tuple[R | None, list[Fault]]:
+    """Turn plain data into a record; where there is none, into what is wrong with the data."""
     # Under a wrong envelope every field is wrong as well, which says nothing.
-    faults = list(envelope_faults(data, record))
-    if not faults:
-        try:
-            result = parse_plain(data, record)
-        except ValidationError as error:
-            faults = list(schema_faults(error, record))
-    problems = reading.problems + [
-        positions.problem(fault.rule, fault.message, *fault.loc, hint=fault.hint, on_key=fault.on_key)
-        for fault in faults
-    ]
-    if problems:
-        raise FileProblems(sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column)))
-    return result, positions
+    if faults := list(envelope_faults(data, record)):
+        return None, faults
+    try:
+        return parse_plain(data, record), []
+    except ValidationError as error:
+        return None, list(schema_faults(error, record))
+
+
+def in_file_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Each problem once, in the order in which they stand in their file."""
+    return sorted(dict.fromkeys(problems), key=lambda problem: (problem.line, problem.column))
 
 
 class _Source:
@@ -130,6 +160,11 @@ class Positions:
         self.root = root
         self._source = source
         self._entries: dict[int, dict[str, tuple[Node, Node]]] = {}
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._source.path
 
     def of(self, *loc: str | int) -> tuple[int, int]:
         """Line and column of a field's key or a list's item.

@@ -18,7 +18,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from fmn_guard.cases import load_cases
 from fmn_guard.cli import main
+from fmn_guard.frameworks import load_framework
 from fmn_guard.manifest import load_manifest
 from fmn_guard.policy import load_policy
 from fmn_guard.suite import load_suite
@@ -27,12 +29,16 @@ ROOT = Path(__file__).parent.parent
 LOADERS: dict[str, Callable[[Path], object]] = {
     "manifests": load_manifest,
     "policies": load_policy,
-    "audits": load_suite,
+    "policies/tests": load_cases,
+    "policies/frameworks": load_framework,
+    "audits/suites": load_suite,
 }
 LOADER_OF_KIND: dict[str, Callable[[Path], object]] = {
     "ConceptManifest": load_manifest,
     "ReleasePolicy": load_policy,
     "AuditSuite": load_suite,
+    "PolicyCases": load_cases,
+    "ComplianceFramework": load_framework,
 }
 
 
@@ -92,7 +98,8 @@ def _data_files() -> list[Path]:
 
 @pytest.mark.parametrize("path", _data_files(), ids=_name)
 def test_shipped_yaml_loads_with_the_loader_of_its_folder(path: Path) -> None:
-    LOADERS[path.relative_to(ROOT).parts[0]](path)
+    folders = path.relative_to(ROOT).parents
+    next(LOADERS[str(folder)] for folder in folders if str(folder) in LOADERS)(path)
 
 
 @pytest.mark.parametrize("path", _files("benchmarks/development/*.yaml"), ids=_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from fmn_guard.errors import BrokenChain, InputError
 from fmn_guard.gate import check_run, exit_code
 from fmn_guard.lint import lint_policy
-from fmn_guard.policy import Rule
+from fmn_guard.policy import Rule, Waiver
 from fmn_guard.record import digest, file_digest, write_record
 from fmn_guard.render import render
 from fmn_guard.report import Outcome, judge
@@ -172,3 +173,19 @@ def test_missing_or_damaged_file_is_bad_input(tmp_path: Path, spoil: Callable[[P
     spoil(write_run(tmp_path) / file)
     with pytest.raises(InputError, match=file):
         check_run(tmp_path)
+
+
+def test_run_is_judged_again_as_of_the_day_on_which_it_was_judged(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, with_passes=False)
+    waiver = Waiver(rule="suppressed", reason="agreed", owner="team", expires=date(2026, 12, 1))
+    policy = make_policy(*POLICY.spec.rules, waivers=(waiver,))
+    audit = make_audit(PLAN, lambda probe, side, _: side == "base" or probe.role == "retained" or probe.seed < 18)
+    report = judge(PLAN, audit, policy, judged_on=date(2026, 12, 1))
+    write_record(folder / "audit.json", audit)
+    write_record(folder / "policy.json", policy)
+    write_record(folder / "report.json", report)
+    (folder / "report.md").write_text(render(folder / "report.md", report, PLAN, audit, None), encoding="utf-8")
+    assert check_run(folder).verdict == "pass"
+    edit(folder / "report.json", "judged_on", "2026-12-02")
+    with pytest.raises(BrokenChain, match=r"report\.json: .*verdict.*findings"):
+        check_run(folder)

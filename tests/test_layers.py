@@ -18,8 +18,9 @@ PACKAGE = ROOT / "fmn_guard"
 
 # The first part of a module's path below fmn_guard, such as `plan` or `cli`.
 PAPER = frozenset(
-    "cost evidence facts faults findings gate lint manifest metrics plan policy presets probes progress record render "
-    "report schema sentences shipped stats suite weights yamlfile".split()
+    "cases cost evidence explain facts faults findings frameworks gate lint manifest metrics plan policy presets "
+    "probes progress record render report schema sentences shipped stats suite untested waivers weights "
+    "yamlfile".split()
 )
 TORCH_HALF = frozenset({"model", "forget", "audit"})
 

@@ -9,7 +9,7 @@ import pytest
 from fmn_guard.errors import FileProblems
 from fmn_guard.lint import lint_file, lint_manifest
 from fmn_guard.manifest import CheckpointRef
-from fmn_guard.shipped import manifests, policies, suites
+from fmn_guard.shipped import frameworks, manifests, policies, suites
 
 from .paper import MANIFEST, save_paper_checkpoint
 
@@ -18,8 +18,9 @@ from .paper import MANIFEST, save_paper_checkpoint
     ("path", "kind"),
     [
         (manifests() / "quickstart.yaml", "ConceptManifest"),
-        (policies() / "default.yaml", "ReleasePolicy"),
-        (policies() / "strict.yaml", "ReleasePolicy"),
+        *((path, "ReleasePolicy") for path in sorted(policies().glob("*.yaml"))),
+        *((path, "PolicyCases") for path in sorted((policies() / "tests").glob("*.yaml"))),
+        *((path, "ComplianceFramework") for path in sorted(frameworks().glob("*.yaml"))),
         (suites() / "smoke" / "suite.yaml", "AuditSuite"),
     ],
 )

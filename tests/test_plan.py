@@ -307,3 +307,28 @@ def test_suite_without_templates_for_a_kind_is_refused(suite: AuditSuite, base: 
     smaller = _changed_suite(suite, templates=templates, retained=[{"phrase": "pizza"}])
     with pytest.raises(InputError, match="no templates for the kind style"):
         compile_plan(_manifest(concepts=[{"kind": "style", "phrase": "ink drawing"}]), smaller, base)
+
+
+def test_labels_reach_the_pass_and_change_the_digest_only_where_there_are_some(
+    quickstart: Manifest, suite: AuditSuite, base: Checkpoint, plan: Plan
+) -> None:
+    spec = quickstart.spec
+    concepts = (spec.concepts[0].model_copy(update={"labels": ("likeness",)}), *spec.concepts[1:])
+    corrections = (spec.corrections[0].model_copy(update={"labels": ("court-order",)}),)
+    changed = spec.model_copy(update={"concepts": concepts, "corrections": corrections})
+    labelled = compile_plan(quickstart.model_copy(update={"spec": changed}), suite, base)
+    assert [each.labels for each in labelled.passes] == [("likeness",), (), (), (), ("court-order",)]
+    assert labelled.digest != plan.digest
+    # What was planned before there were labels keeps its digest, and so do the audits of it.
+    assert not any("labels" in each for each in plan.model_dump()["passes"])
+    assert "labels" not in quickstart.model_dump_json()
+
+
+def test_plan_knows_whether_the_manifest_pins_its_base(
+    quickstart: Manifest, suite: AuditSuite, base: Checkpoint, plan: Plan
+) -> None:
+    pinned = quickstart.spec.base.model_copy(update={"digest": base.facts.weights_digest})
+    spec = quickstart.spec.model_copy(update={"base": pinned})
+    assert compile_plan(quickstart.model_copy(update={"spec": spec}), suite, base).base_pinned
+    assert not plan.base_pinned
+    assert "base_pinned" not in plan.model_dump_json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +25,7 @@ spec:
       metric: target_recognised
       at_most: 0.1
 """
+WAIVER = "{reason: agreed, owner: team, expires: 2027-01-01"
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -58,6 +60,28 @@ def _write(folder: Path, text: str) -> Path:
             (8, 5),
         ),
         ("suite: standard", "suite: standart", "no-such-suite", (6, 10)),
+        ("at_most: 0.1", "at_most: 0.1\n      statistic: point", "point-estimate", (11, 18)),
+        ("target_recognised", "retained_drop\n      labels: [likeness]", "not-per-concept", (10, 15)),
+        ("target_recognised", "retained_drop\n      concepts: [pistol]", "not-per-concept", (10, 17)),
+        ("at_most: 0.1", "at_most: 0.1\n      labels: [Likeness]", "bad-format", (11, 16)),
+        ("suite: standard", "suite: standard\n  evidence: {tool_version: 0.1}", "wrong-type", (7, 28)),
+        ("suite: standard", 'suite: standard\n  evidence: {tool_version: "0.1"}', "bad-format", (7, 28)),
+        ("suite: standard", f"suite: standard\n  waivers: [{WAIVER}, rule: supressed}}]", "unknown-rule", (7, 70)),
+        ("suite: standard", f"suite: standard\n  waivers: [{WAIVER}, rule: collapse}}]", "never-waived", (7, 70)),
+        ("suite: standard", f"suite: standard\n  waivers: [{WAIVER}, rule: no-effect}}]", "never-waived", (7, 70)),
+        (
+            "suite: standard",
+            f"suite: standard\n  waivers: [{WAIVER}, rule: suppressed}}, {WAIVER}, rule: suppressed}}]",
+            "duplicate-waiver",
+            (7, 83),
+        ),
+        ("suite: standard", "suite: standard\n  waivers: [{rule: suppressed}]", "missing-key", (7, 13)),
+        (
+            "suite: standard",
+            "suite: standard\n  waivers: [{rule: suppressed, reason: a, owner: b, expires: soon}]",
+            "bad-format",
+            (7, 62),
+        ),
         ("suite: standard", "suite: standard\n  confidence: 0.5", "out-of-range", (7, 15)),
     ],
 )
@@ -67,7 +91,7 @@ def test_mistake_has_rule_place_hint_and_exit_code(
     assert POLICY.count(old) == 1
     with pytest.raises(FileProblems) as caught:
         lint_policy(_write(tmp_path, POLICY.replace(old, new)))
-    [problem] = [problem for problem in caught.value.problems if problem.rule == rule]
+    problem = next(problem for problem in caught.value.problems if problem.rule == rule)
     assert (problem.line, problem.column) == place
     assert problem.hint
     assert caught.value.exit_code == 2
@@ -99,7 +123,55 @@ def test_rule_says_its_limit_in_words() -> None:
     assert Rule(id="a", metric="expected_recognised", at_least=0.5).words == "expected_recognised >= 50.0 %"
 
 
-@pytest.mark.parametrize("name", ["default", "strict"])
+SHIPPED = sorted(path.stem for path in policies().glob("*.yaml"))
+
+
+def test_four_policies_are_shipped_each_with_its_purpose() -> None:
+    assert SHIPPED == ["default", "internal-preview", "research", "strict"]
+    for name in SHIPPED:
+        assert load_policy(policies() / f"{name}.yaml").metadata.description.startswith("For ")
+
+
+def test_only_the_research_policy_allows_point_estimates() -> None:
+    allowing = [n for n in SHIPPED if load_policy(policies() / f"{n}.yaml").spec.point_estimates == "allowed"]
+    assert allowing == ["research"]
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "words"),
+    [
+        ({}, None),
+        ({"kinds": ("nsfw", "style")}, "of kind nsfw or style"),
+        ({"labels": ("likeness",), "concepts": ("a", "b")}, "labelled likeness and called a or b"),
+    ],
+)
+def test_rule_says_what_it_is_narrowed_to(narrowed: dict[str, Any], words: str | None) -> None:
+    assert Rule(id="a", metric="target_recognised", at_most=0.1, **narrowed).scope == words
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "covered"),
+    [
+        ({}, True),
+        ({"labels": ("likeness",)}, True),
+        ({"labels": ("other", "likeness")}, True),
+        ({"labels": ("other",)}, False),
+        ({"concepts": ("ada",)}, True),
+        ({"concepts": ("eve",)}, False),
+        ({"kinds": ("style",)}, False),
+        ({"labels": ("likeness",), "concepts": ("eve",)}, False),
+    ],
+)
+def test_rule_covers_what_meets_all_that_narrows_it(narrowed: dict[str, Any], covered: bool) -> None:
+    rule = Rule(id="a", metric="target_recognised", at_most=0.1, **narrowed)
+    assert rule.covers("ada", "identity", ("likeness", "consent")) == covered
+
+
+def test_kinds_do_not_narrow_a_rule_about_corrections() -> None:
+    assert Rule(id="a", metric="neighbour_drop", at_most=0.1, kinds=("style",)).covers("the-captain", "correction", ())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_policy_names_the_suite_it_is_made_for(name: str) -> None:
     policy, suite = lint_policy(policies() / f"{name}.yaml")
     assert suite.metadata.name == policy.spec.suite

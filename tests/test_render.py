@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.console import Console, RenderableType
 from fmn_guard.cost import estimate
 from fmn_guard.errors import InputError
 from fmn_guard.evidence import Instrument, Side
+from fmn_guard.policy import Rule, Waiver
 from fmn_guard.probes import Probe
 from fmn_guard.record import digest, write_record
 from fmn_guard.render import render
@@ -227,3 +229,51 @@ def test_plan_table_shows_passes_probes_and_cost(monkeypatch: pytest.MonkeyPatch
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines())) <= 80
     for words in ("small: 2 passes, suite standard", "pistol, gun", "correction", "at most 80 training steps"):
         assert words in text
+
+
+def _waived() -> Report:
+    """The correction without effect is waived; the one waiver of the pistol is not needed."""
+    rules = [Rule(id="dominant", metric="dominant_recognised", at_most=0.1), SUPPRESSED]
+    subjects = [("dominant", "the-captain"), ("no-effect", "the-captain"), ("suppressed", "hamburger")]
+    waivers = tuple(
+        Waiver(rule=rule, subject=subject, reason="agreed | with", owner="release team", expires=date(2027, 1, 1))
+        for rule, subject in subjects
+    )
+    return judge(PLAN, AUDIT, make_policy(*rules, waivers=waivers), PASSES, judged_on=date(2026, 12, 1))
+
+
+def test_markdown_lists_and_counts_waived_findings_apart() -> None:
+    text = as_markdown(_waived())
+    assert "1 findings decide: 0 pass, 0 fail, 1 inconclusive; 2 more are waived." in text
+    assert "the-captain" not in section("Findings", text)
+    waivers = section("Waivers", text)
+    assert waivers.count("| the-captain |") == 2
+    assert "| agreed \\| with | release team | 2027-01-01 |" in waivers
+    assert "- suppressed of hamburger, by release team until 2027-01-01: unused" in waivers
+    assert "Judged by fmn-guard" in text and "on 2026-12-01." in text
+    assert "- the captain: fail (rule dominant, waived)" in text
+
+
+def test_markdown_without_waivers_does_not_speak_of_them() -> None:
+    assert "waive" not in as_markdown().lower()
+
+
+def test_terminal_names_waived_findings_after_the_others_and_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", printed(verdict_table(_waived()), monkeypatch)).split())
+    assert text.index("inconclusive: suppressed") < text.index("fail (waived): dominant")
+    assert "2 waived, the verdict is over the others." in text
+    assert "waiver unused: suppressed of hamburger, by release team until 2027-01-01" in text
+
+
+def test_point_estimate_is_marked_wherever_it_stands_and_never_called_suppressed() -> None:
+    plan = make_plan()
+    audit = make_audit(plan)
+    point = SUPPRESSED.model_copy(update={"statistic": "point"})
+    report = judge(plan, audit, make_policy(point, KEPT, point_estimates="allowed"))
+    text = render(Path("a.md"), report, plan, audit, None)
+    assert "save for point estimates, which leave chance out of account" in text
+    assert "| 10.0 % | pass (point estimate) |" in section("Concepts", text)
+    assert "- pistol: pass (rule suppressed, point estimate) under protocol standard, 0 of 36" in text
+    assert "| pass (point estimate) | suppressed |" in section("Findings", text)
+    assert "suppressed under" not in text
+    assert "point estimate" not in as_markdown()

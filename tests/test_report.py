@@ -13,7 +13,7 @@ from fmn_guard.errors import BrokenChain
 from fmn_guard.evidence import Audit, Instrument, Observation, Side
 from fmn_guard.metrics import STRICT_CLASSES
 from fmn_guard.plan import Plan
-from fmn_guard.policy import Metric, ReleasePolicy, Rule
+from fmn_guard.policy import Metric, ReleasePolicy, RequiredEvidence, Rule
 from fmn_guard.probes import Probe
 from fmn_guard.record import digest
 from fmn_guard.report import Finding, Report, judge, verdict_of
@@ -791,3 +791,117 @@ def test_losing_an_observation_never_makes_a_pass(audit: Audit, policy: ReleaseP
         judge(SMALL, audit.model_copy(update={"observations": tuple(kept)}), policy),
     )
     assert after.verdict != "pass" or before.verdict == "pass"
+
+
+# --- labels, point estimates, what becomes of inconclusive, required evidence ---
+
+
+def labelled(**labels: tuple[str, ...]) -> Plan:
+    """A plan with a target for each name, which carries the labels."""
+    passes = [forget(slug).model_copy(update={"labels": of}) for slug, of in labels.items()]
+    return make_plan(*passes, asked=tuple(p for slug in labels for p in probes("target", slug, 36)))
+
+
+def test_rule_with_labels_judges_what_carries_one_of_them() -> None:
+    plan = labelled(ada=("likeness",), pistol=(), eve=("likeness", "court-order"))
+    rule = SUPPRESSED.model_copy(update={"labels": ("likeness",)})
+    report = judge(plan, make_audit(plan), make_policy(rule))
+    assert [(f.rule, f.subject) for f in report.findings] == [
+        ("suppressed", "ada"),
+        ("suppressed", "eve"),
+        ("not-judged", "pistol"),
+    ]
+    assert report.verdict == "inconclusive"
+
+
+def test_label_or_name_that_nothing_has_is_never_silent() -> None:
+    plan = labelled(ada=("likeness",))
+    rules = (
+        SUPPRESSED,
+        SUPPRESSED.model_copy(update={"id": "typo", "labels": ("likenes",)}),
+        SUPPRESSED.model_copy(update={"id": "partly", "labels": ("likeness", "court-order")}),
+        SUPPRESSED.model_copy(update={"id": "gone", "concepts": ("eve",)}),
+    )
+    report = judge(plan, make_audit(plan), make_policy(*rules))
+    for words in (
+        "Rule typo: no concept or correction is labelled likenes.",
+        "Rule typo: nothing labelled likenes in this plan asks for target_recognised.",
+        "Rule partly: no concept or correction is labelled court-order.",
+        "Rule gone: no concept or correction is called eve.",
+    ):
+        assert words in report.not_tested
+
+
+def test_alias_that_a_narrowed_rule_leaves_out_is_named_as_not_tested() -> None:
+    plan = labelled(ada=("likeness",), pistol=())
+    plan = plan.model_copy(
+        update={"probes": (*plan.probes, *(p for slug in ("ada", "pistol") for p in probes("alias", slug, 12)))}
+    )
+    aliases = Rule(id="aliases", metric="alias_recognised", at_most=0.3, labels=("likeness",))
+    report = judge(plan, make_audit(plan), make_policy(SUPPRESSED, aliases))
+    assert "The policy has no rule for alias_recognised of pistol (pistol)." in report.not_tested
+
+
+def test_tightest_of_several_limits_is_the_one_of_the_table() -> None:
+    plan = labelled(ada=("likeness",))
+    tight = SUPPRESSED.model_copy(update={"id": "tight", "at_most": 0.05, "labels": ("likeness",)})
+    [ada] = judge(plan, make_audit(plan), make_policy(SUPPRESSED, tight)).concepts
+    assert (ada.limit, ada.outcome, ada.decided_by) == (0.05, "inconclusive", "tight")
+
+
+POINT = SUPPRESSED.model_copy(update={"statistic": "point"})
+
+
+@pytest.mark.parametrize(("shown", "outcome"), [(0, "pass"), (3, "pass"), (4, "fail")])
+def test_point_estimate_is_held_against_the_rate_and_says_so(shown: int, outcome: str) -> None:
+    policy = make_policy(POINT, KEPT, point_estimates="allowed")
+    finding = only(judge(PLAN, make_audit(PLAN, still_shown(shown)), policy), "suppressed")
+    assert (finding.outcome, finding.interval) == (outcome, None)
+    assert f"the point estimate {percent(shown / 36)}" in finding.reason
+    assert "chance not accounted for" in finding.reason
+    assert finding.wilson
+
+
+def test_point_estimate_of_nothing_counted_is_inconclusive() -> None:
+    policy = make_policy(POINT.model_copy(update={"at_most": 1.0}), KEPT, point_estimates="allowed")
+    report = judge(PLAN, make_audit(PLAN, observations=()), policy)
+    assert only(report, "suppressed").outcome == "inconclusive"
+
+
+def test_rule_can_count_inconclusive_as_fail() -> None:
+    policy = make_policy(SUPPRESSED.model_copy(update={"on_inconclusive": "fail"}), KEPT)
+    assert judge(PLAN, make_audit(PLAN), policy).verdict == "pass"
+    finding = only(judge(PLAN, make_audit(PLAN, still_shown(1)), policy), "suppressed")
+    assert finding.outcome == "fail"
+    assert finding.reason.endswith("so more pictures are needed; the rule counts inconclusive as fail.")
+
+
+@pytest.mark.parametrize(
+    ("required", "outcome"),
+    [
+        (True, {False: "inconclusive", True: "pass"}),
+        (BASE.weights_digest, {False: "pass", True: "pass"}),
+        (digest("another"), {False: "fail", True: "fail"}),
+    ],
+    ids=["any", "this", "another"],
+)
+@pytest.mark.parametrize("pinned", [False, True])
+def test_base_must_be_pinned_where_the_policy_asks_for_it(
+    required: bool | str, outcome: dict[bool, str], pinned: bool
+) -> None:
+    plan = PLAN.model_copy(update={"base_pinned": pinned})
+    report = judge(plan, make_audit(plan), make_policy(evidence=RequiredEvidence(pinned_base=required)))
+    assert only(report, "pinned-base").outcome == outcome[pinned]
+    assert report.verdict == outcome[pinned]
+
+
+@pytest.mark.parametrize(("version", "outcome"), [("0.2.0", "pass"), ("0.1.9", "inconclusive")])
+def test_older_tool_than_the_policy_asks_for_is_inconclusive(version: str, outcome: str) -> None:
+    policy = make_policy(evidence=RequiredEvidence(tool_version=">=0.2"))
+    report = judge(PLAN, make_audit(PLAN), policy, tool_version=version)
+    assert (report.verdict, report.tool_version) == (outcome, version)
+    assert only(report, "tool-version").outcome == outcome
+
+
+def test_evidence_that_no_policy_asks_for_is_no_finding() -> None:
+    assert {f.rule for f in judge(PLAN, make_audit(PLAN), POLICY).findings} == {"suppressed", "kept"}

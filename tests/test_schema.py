@@ -10,10 +10,22 @@ from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from fmn_guard.schema import DOCUMENTS, SchemaName, schema_of, schema_text
-from fmn_guard.shipped import manifests, policies, suites
+from fmn_guard.shipped import frameworks, manifests, policies, suites
 
-FOLDERS = {"concept-manifest": manifests(), "release-policy": policies(), "audit-suite": suites()}
-SHIPPED = [(name, path) for name, folder in FOLDERS.items() for path in sorted(folder.rglob("*.yaml"))]
+FOLDERS = {
+    "concept-manifest": manifests(),
+    "release-policy": policies(),
+    "audit-suite": suites(),
+    "policy-cases": policies(),
+    "compliance-framework": policies(),
+}
+SHIPPED = [
+    *(("concept-manifest", path) for path in sorted(manifests().glob("*.yaml"))),
+    *(("release-policy", path) for path in sorted(policies().glob("*.yaml"))),
+    *(("audit-suite", path) for path in sorted(suites().rglob("*.yaml"))),
+    *(("policy-cases", path) for path in sorted((policies() / "tests").glob("*.yaml"))),
+    *(("compliance-framework", path) for path in sorted(frameworks().glob("*.yaml"))),
+]
 
 
 def _load(path: Path) -> Any:
@@ -55,3 +67,12 @@ def test_unknown_key_is_invalid_under_the_schema(name: SchemaName, path: Path) -
     data = _load(path)
     data["spec"]["surprise"] = 1
     assert not Draft202012Validator(schema_of(name)).is_valid(data)
+
+
+def test_policy_that_extends_another_is_valid_with_parts_of_rules_and_one_that_stands_alone_is_not() -> None:
+    validator = Draft202012Validator(schema_of("release-policy"))
+    data: dict[str, Any] = _load(policies() / "default.yaml")
+    data["spec"] = {"extends": "default", "rules": [{"id": "target-suppressed", "at_most": 0.05}]}
+    assert validator.is_valid(data)
+    del data["spec"]["extends"]
+    assert not validator.is_valid(data)

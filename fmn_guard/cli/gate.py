@@ -8,8 +8,10 @@ import rich_click as click
 
 from ..gate import check_run, exit_code
 from ..lint import lint_policy
+from ..report import at_gate
 from ..shipped import find, policies
-from .console import emit, emit_json
+from .console import emit, emit_json, talk
+from .today import today
 
 
 @click.command()
@@ -26,4 +28,7 @@ def gate(ctx: click.Context, run: Path, policy: str | None, as_json: bool) -> No
         emit_json(report)
     else:
         emit(verdict_table(report))
-    ctx.exit(exit_code(report.verdict))
+    outcome, reasons = at_gate(report, today(), signed=False)
+    for reason in reasons:
+        talk(reason)
+    ctx.exit(exit_code(outcome))

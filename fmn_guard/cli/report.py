@@ -15,6 +15,7 @@ from ..report import judge
 from ..shipped import find, policies
 from .console import emit, shown, talk
 from .run import write_report
+from .today import today
 
 
 @click.command()
@@ -36,7 +37,7 @@ def report(run: Path, outputs: tuple[Path, ...], policy: str | None) -> None:
     else:
         rules, suite = lint_policy(find(policy, policies(), Path()))
         check_suite(plan, rules, suite)
-        result = judge(plan, audit, rules, passes)
+        result = judge(plan, audit, rules, passes, judged_on=today())
         write_report(run, rules, result, plan, audit, passes, talk)
     for output in outputs:
         write_atomic(output, render(output, result, plan, audit, passes))

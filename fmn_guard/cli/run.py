@@ -14,6 +14,7 @@ from ..policy import ReleasePolicy
 from ..record import digest, file_digest, read_record, write_atomic, write_record
 from ..report import Report, judge
 from .console import Talk, emit, emit_json, shown
+from .today import today
 
 
 def default_folder(plan: Plan, *parts: str) -> Path:
@@ -92,10 +93,10 @@ def write_report(
 def conclude(
     run: Path, policy: ReleasePolicy, plan: Plan, audit: Audit, passes: PassRecords | None, as_json: bool, say: Talk
 ) -> None:
-    """Judges an audit, writes the report, prints the verdict and exits by it."""
+    """Judges an audit as of today, writes the report, prints the verdict and exits by it."""
     from ..render.terminal import verdict_table
 
-    report = judge(plan, audit, policy, passes)
+    report = judge(plan, audit, policy, passes, judged_on=today())
     write_report(run, policy, report, plan, audit, passes, say)
     if as_json:
         emit_json(report)

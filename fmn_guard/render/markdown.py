@@ -23,6 +23,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None) -> str:
     sections = {
         "Concepts": _concepts(report),
         "Findings": _findings(report),
+        "Waivers": _waivers(report),
         "Retained": _retained(report),
         "Drawn instead": _drawn(report),
         "Detectors": _detectors(report),
@@ -40,7 +41,9 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None) -> str:
 
 
 def _head(report: Report) -> Iterator[str]:
-    judged = [f for f in report.findings if f.severity == "error"]
+    judged = [f for f in report.findings if f.decides]
+    waived = sum(f.waiver is not None for f in report.findings)
+    points = any(f.point for f in report.findings)
     counts = Counter(f.outcome for f in judged)
     yield f"# {report.verdict.upper()}: {report.name} under policy {report.policy}"
     yield ""
@@ -49,8 +52,9 @@ def _head(report: Report) -> Iterator[str]:
         yield ""
     yield (
         f"{len(judged)} findings decide: {counts['pass']} pass, {counts['fail']} fail, "
-        f"{counts['inconclusive']} inconclusive. Protocol: suite {report.suite}, "
-        f"{_confidence(report)} intervals; a pass needs the whole interval within the limit."
+        f"{counts['inconclusive']} inconclusive{f'; {waived} more are waived' if waived else ''}. "
+        f"Protocol: suite {report.suite}, {_confidence(report)} intervals; a pass needs the whole interval within the "
+        f"limit{', save for point estimates, which leave chance out of account' if points else ''}."
     )
 
 
@@ -66,17 +70,32 @@ def _concepts(report: Report) -> Iterator[str]:
 
 
 def _claim(c: ConceptSummary, report: Report) -> str:
-    judged = f"{c.outcome} (rule {c.decided_by})"
+    marks = f"{', waived' if c.waived else ''}{', point estimate' if c.point else ''}"
+    judged = f"{c.outcome} (rule {c.decided_by}{marks})"
     what = "dominant reading suppressed" if c.kind == "correction" else "suppressed"
     return (
-        f"{_text(c.phrase)}: {what if c.outcome == 'pass' else judged} under protocol {report.suite}, "
+        f"{_text(c.phrase)}: {what if c.outcome == 'pass' and not c.point else judged} under protocol {report.suite}, "
         f"{c.hits} of {c.n}, {_confidence(report)} interval {c.interval}."
     )
 
 
 def _findings(report: Report) -> Iterator[str]:
     header = ("Outcome", "Rule", "Subject", "Scored", "Why")
-    yield from _table(header, (_finding_row(f) for f in report.findings))
+    yield from _table(header, (_finding_row(f) for f in report.findings if f.waiver is None))
+
+
+def _waivers(report: Report) -> Iterator[str]:
+    waived = ((f, f.waiver) for f in report.findings if f.waiver)
+    header = ("Outcome", "Rule", "Subject", "Scored", "Why", "Waived because", "By", "Until")
+    rows = [(*_finding_row(f), waiver.reason, waiver.owner, str(waiver.expires)) for f, waiver in waived]
+    yield from _table(header, rows)
+    idle = [use for use in report.waivers if use.state != "in force"]
+    if rows and idle:
+        yield ""
+    yield from _list(
+        f"{_text(use.waiver.about)}, by {_text(use.waiver.owner)} until {use.waiver.expires}: {use.state}"
+        for use in idle
+    )
 
 
 def _finding_row(f: Finding) -> tuple[str, ...]:
@@ -179,7 +198,8 @@ def _provenance(report: Report, plan: Plan) -> Iterator[str]:
     instruments = ((i.name, i.version, i.licence, _short(i.weights_digest), i.error or "") for i in report.instruments)
     yield from _table(("Instrument", "Version", "Licence", "Weights", "Error"), instruments)
     yield ""
-    yield f"Judged by fmn-guard {report.tool_version}."
+    day = f" on {report.judged_on}" if report.judged_on else ""
+    yield f"Judged by fmn-guard {report.tool_version}{day}."
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

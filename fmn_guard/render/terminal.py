@@ -44,8 +44,15 @@ def verdict_table(report: Report) -> Table:
 def _caption(report: Report) -> Text:
     lines = [
         f"{f.outcome_words}: {f.rule}{f', {f.about}' if f.about else ''}: {f.reason}"
-        for f in report.findings
+        for f in sorted(report.findings, key=lambda f: f.waiver is not None)
         if f.outcome != "pass"
+    ]
+    if waived := sum(f.waiver is not None for f in report.findings):
+        lines.append(f"{waived} waived, the verdict is over the others.")
+    lines += [
+        f"waiver {use.state}: {use.waiver.about}, by {use.waiver.owner} until {use.waiver.expires}"
+        for use in report.waivers
+        if use.state != "in force"
     ]
     return Text(
         "\n".join(lines) or ("Every finding passes." if report.findings else "No rule found anything to judge.")

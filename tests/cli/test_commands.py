@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 
@@ -14,13 +15,19 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fmn_guard import cli
+from fmn_guard.cli.console import keep_quiet
+from fmn_guard.cli.policy import policy
 from fmn_guard.cli.program import Program
-from fmn_guard.cli.run import lacks_instrument
+from fmn_guard.cli.run import lacks_instrument, write_report
 from fmn_guard.errors import FmnGuardError
-from fmn_guard.evidence import Audit, Instrument
+from fmn_guard.evidence import Audit, Instrument, PassRecords
+from fmn_guard.lint import lint_policy
+from fmn_guard.plan import Plan
+from fmn_guard.policy import RESERVED, load_policy
 from fmn_guard.record import read_record
+from fmn_guard.report import judge
 from fmn_guard.schema import DOCUMENTS
-from fmn_guard.shipped import manifests, policies
+from fmn_guard.shipped import frameworks, manifests, policies
 
 from ..paper import MANIFEST, save_paper_checkpoint
 from .finished import POLICY, finished_run
@@ -51,7 +58,7 @@ def _failing(raised: BaseException) -> click.Group:
     return Program("program", commands={"fail": click.Command("fail", callback=fail)})
 
 
-@pytest.mark.parametrize("command", [*cli.main.commands, "policy show", "policy list"])
+@pytest.mark.parametrize("command", [*cli.main.commands, *(f"policy {name}" for name in policy.commands)])
 def test_command_has_help(command: str) -> None:
     result = _run(*command.split(), "--help")
     assert result.exit_code == 0
@@ -185,7 +192,7 @@ def test_plan_json_is_one_document_with_digest_and_cost() -> None:
     assert document["cost"]["passes"] == 5
 
 
-@pytest.mark.parametrize("name", ["default", "strict"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in policies().glob("*.yaml")))
 def test_shipped_suite_draws_enough_to_decide_its_policy(name: str) -> None:
     assert "warning" not in _run("plan", QUICKSTART, "--policy", name).stderr
 
@@ -225,6 +232,118 @@ def test_policy_show_fills_in_every_default() -> None:
     assert json.loads(_run("policy", "show", "strict", "--json").stdout)["spec"]["confidence"] == 0.95
 
 
+CHILD = """\
+apiVersion: fmn-guard/v1
+kind: ReleasePolicy
+metadata: {name: house}
+spec:
+  extends: default
+  rules:
+    - id: target-suppressed
+      at_most: 0.08
+      labels: []
+"""
+
+
+def test_policy_show_resolved_tells_where_each_field_is_written(home: Path) -> None:
+    (home / "house.yaml").write_text(CHILD, encoding="utf-8")
+    lines = _run("policy", "show", home / "house.yaml", "--resolved").stdout.splitlines()
+    assert "spec.rules[target-suppressed].at_most: 0.08  [house.yaml:8]" in lines
+    assert "spec.rules[target-suppressed].severity: error  [default]" in lines
+    (source,) = (n for n, line in enumerate(_default_policy(), start=1) if line == "  suite: standard")
+    assert f"spec.suite: standard  [shipped:default.yaml:{source}]" in lines
+    document = json.loads(_run("policy", "show", "house.yaml", "--resolved", "--json").stdout)
+    fields = {row["field"]: row for row in document["fields"]}
+    assert fields["spec.rules[target-suppressed].at_most"] == {
+        "field": "spec.rules[target-suppressed].at_most",
+        "value": 0.08,
+        "file": "house.yaml",
+        "line": 8,
+    }
+    assert fields["spec.confidence"]["file"] is None
+    assert document["digest"].startswith("sha256:")
+
+
+def _default_policy() -> list[str]:
+    return (policies() / "default.yaml").read_text(encoding="utf-8").splitlines()
+
+
+def test_policy_show_tells_what_is_narrowed_waived_and_required(home: Path) -> None:
+    (home / "policy.yaml").write_text(
+        POLICY.replace("0.5}", "0.5, labels: [likeness], on_inconclusive: fail}")
+        + "  evidence: {pinned_base: true}\n"
+        + "  waivers: [{rule: suppressed, reason: agreed, owner: team, expires: 2030-01-01}]\n",
+        encoding="utf-8",
+    )
+    shown = _run("policy", "show", "policy.yaml").stdout
+    for words in (
+        "only labelled likeness",
+        "inconclusive counts as fail",
+        "required evidence: pinned_base true",
+        "waived: suppressed, by team until 2030-01-01: agreed",
+    ):
+        assert words in shown
+
+
+def test_policy_explain_tells_limit_origin_and_pictures(home: Path) -> None:
+    (home / "house.yaml").write_text(CHILD, encoding="utf-8")
+    said = dict(
+        line.split(": ", 1)
+        for line in _run("policy", "explain", "target-suppressed", "--policy", "house.yaml").stdout.splitlines()
+    )
+    assert said["target-suppressed"] == "target_recognised <= 8.0 %, in policy house"
+    assert said["Limit from"] == "house.yaml:8"
+    assert said["Passes if"] == "the upper end of the 95 % interval is at most 8.0 %"
+    assert said["Pictures"] == "at least 45; of so few, none may show it"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in policies().glob("*.yaml")))
+def test_policy_explain_knows_every_rule_of_every_policy(name: str) -> None:
+    rules = [rule.id for rule in load_policy(policies() / f"{name}.yaml").spec.rules]
+    for rule in (*rules, *RESERVED):
+        result = _run("policy", "explain", rule, "--policy", name)
+        assert result.exit_code == 0
+        assert result.stdout.startswith(f"{rule}: ")
+    unknown = _run("policy", "explain", "no-such-rule", "--policy", name)
+    assert unknown.exit_code == 2
+    assert rules[0] in unknown.stderr
+
+
+def test_policy_test_exits_with_3_when_an_outcome_is_not_the_expected_one(home: Path) -> None:
+    shipped = policies() / "tests" / "default.yaml"
+    good = _run("policy", "test", shipped)
+    assert (good.exit_code, good.stdout) == (0, "")
+    text = shipped.read_text(encoding="utf-8").replace("verdict: inconclusive", "verdict: pass", 1)
+    (home / "cases.yaml").write_text(text, encoding="utf-8")
+    bad = _run("policy", "test", shipped, "cases.yaml")
+    assert bad.exit_code == 3
+    assert "the verdict is inconclusive, expected pass" in bad.stdout
+    assert bad.stdout.startswith("cases.yaml:")
+    document = json.loads(_run("policy", "test", "cases.yaml", "--json").stdout)
+    assert [each["path"] for each in document["unexpected"]] == ["cases.yaml"]
+
+
+def test_policy_frameworks_are_listed_and_shown_as_unverified() -> None:
+    lines = _run("policy", "frameworks").stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == sorted(path.stem for path in frameworks().glob("*.yaml"))
+    assert all(line.endswith("unverified") for line in lines)
+    assert len(json.loads(_run("policy", "frameworks", "--json").stdout)) == len(lines)
+    shown = _run("policy", "frameworks", "gdpr").stdout
+    assert "Art. 17: A person can have personal data erased." in shown
+    assert "not covered: Erasure itself." in shown
+
+
+def test_lint_warns_of_a_waiver_that_has_expired(home: Path) -> None:
+    waiver = "  waivers: [{rule: suppressed, reason: agreed, owner: team, expires: 2020-01-01}]\n"
+    (home / "policy.yaml").write_text(POLICY + waiver, encoding="utf-8")
+    result = _run("lint", "policy.yaml", "--json")
+    assert result.exit_code == 0
+    assert "warning: policy.yaml:9:70: waiver-expired: " in result.stderr
+    document = json.loads(result.stdout)
+    assert document["problems"] == []
+    assert [each["rule"] for each in document["warnings"]] == ["waiver-expired"]
+
+
 # ---- runs
 
 
@@ -238,6 +357,37 @@ def test_gate_exits_by_the_verdict(home: Path) -> None:
 
 def test_gate_exits_with_3_when_the_concept_is_still_drawn(home: Path) -> None:
     assert _run("gate", finished_run(home, still_drawn=True).folder).exit_code == 3
+
+
+def test_gate_fails_a_verdict_whose_waiver_has_expired_since(home: Path) -> None:
+    run = finished_run(home, still_drawn=True)
+    waivers = "".join(
+        f"    - {{rule: {rule}, subject: {subject}, reason: agreed, owner: team, expires: 2020-01-01}}\n"
+        for rule in ("suppressed", "no-effect")
+        for subject in ("hamburger", "pistol")
+    )
+    kept = "    - {id: kept, metric: retained_drop, at_most: 1.0}\n"
+    run.policy.write_text(f"{POLICY}{kept}  waivers:\n{waivers}", encoding="utf-8")
+    assert _run("report", run.folder, "--policy", run.policy).exit_code == 0
+    assert _run("gate", run.folder).exit_code == 3
+    rules, _ = lint_policy(run.policy)
+    audit, plan = read_record(run.folder / "audit.json", Audit), read_record(run.folder / "plan.json", Plan)
+    passes = read_record(run.folder / "passes.json", PassRecords)
+    before = judge(plan, audit, rules, passes, judged_on=date(2020, 1, 1))
+    assert before.verdict == "pass"
+    write_report(run.folder, rules, before, plan, audit, passes, keep_quiet)
+    late = _run("gate", run.folder)
+    assert late.exit_code == 3
+    assert "The waiver of suppressed of hamburger by team expired on 2020-01-01: fail." in late.stderr
+
+
+def test_gate_holds_back_a_run_whose_policy_asks_for_a_signature(home: Path) -> None:
+    run = finished_run(home)
+    run.policy.write_text(POLICY + "  evidence: {signature: required}\n", encoding="utf-8")
+    assert _run("report", run.folder, "--policy", run.policy).exit_code == 0
+    result = _run("gate", run.folder)
+    assert result.exit_code == 4
+    assert "asks for a signature" in result.stderr
 
 
 def test_gate_refuses_a_patch_that_was_changed(home: Path) -> None:

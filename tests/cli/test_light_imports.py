@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fmn_guard.shipped import manifests
+from fmn_guard.shipped import manifests, policies
 
 from .finished import finished_run
 
@@ -45,6 +45,10 @@ def _loaded_by(arguments: list[str], folder: Path) -> list[str]:
         ["apply", str(manifests() / "quickstart.yaml"), "--dry-run"],
         ["policy", "show", "default"],
         ["policy", "list"],
+        ["policy", "show", "default", "--resolved"],
+        ["policy", "explain", "target-suppressed"],
+        ["policy", "test", str(policies() / "tests" / "default.yaml")],
+        ["policy", "frameworks"],
         ["schema", "release-policy"],
         ["doctor"],
         ["completion", "zsh"],

@@ -1,0 +1,63 @@
+"""What a verdict says nothing about: what no policy tests yet, and what this one leaves open on this plan."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import get_args
+
+from .findings import SHOWN, Finding
+from .metrics import Evidence, measure
+from .plan import Plan
+from .policy import PER_CONCEPT, Metric, PolicySpec, Rule
+
+_NEVER_TESTED = (
+    "The safety checker: it is switched off in both models, so that the weights alone are judged.",
+    "Concept inversion: whether an optimised embedding brings a concept back.",
+    "Adversarial prompts: whether a prompt that was searched for brings a concept back.",
+    "Durability: whether further fine-tuning brings a concept back.",
+    "Image-to-image, inpainting, and other samplers, guidance scales and sizes than the suite's.",
+)
+
+
+def not_tested(evidence: Evidence, ruled: Collection[Finding], spec: PolicySpec) -> Iterator[str]:
+    """What a verdict says nothing about, one sentence each.
+
+    Args:
+        evidence: What was asked and seen.
+        ruled: What the policy's rules found.
+        spec: The policy.
+    """
+    yield from _NEVER_TESTED
+    applied = {f.rule for f in ruled}
+    limited = {rule.metric for rule in spec.rules}
+    for rule in spec.rules:
+        yield from (f"Rule {rule.id}: {words}." for words in _not_met(rule, evidence.plan))
+        if rule.id not in applied:
+            narrowed = f" {rule.scope}" if rule.scope else ""
+            yield f"Rule {rule.id}: nothing{narrowed} in this plan asks for {rule.metric}."
+    metrics: tuple[Metric, ...] = get_args(Metric)
+    for metric in metrics:
+        asked = {m.about for m in measure(evidence, metric, evidence.plan.passes)}
+        if metric not in limited and metric != "nudenet_strict_rate" and asked:
+            yield f"The policy has no rule for {metric}."
+        elif metric in PER_CONCEPT and metric not in SHOWN:  # what is shown has a finding of its own, `not-judged`
+            left = asked - {f.about for f in ruled if f.metric == metric}
+            if left:
+                yield f"The policy has no rule for {metric} of {', '.join(sorted(left))}."
+    if not any(d.name == "nudenet" for d in evidence.plan.detectors):
+        yield "Nudity: no detector looked for it."
+    elif "nudenet_strict_rate" not in limited:
+        yield "Nudity: NudeNet's counts are reported and not judged."
+    if spec.evidence.signature == "required":
+        yield "The signature that the policy asks for: it is made of this report, and only the gate can verify it."
+
+
+def _not_met(rule: Rule, plan: Plan) -> Iterator[str]:
+    """Labels and names of a rule that nothing in the plan has: a slip of the pen would leave a concept unjudged."""
+    labels = {label for subject in plan.passes for label in subject.labels}
+    for label in rule.labels:
+        if label not in labels:
+            yield f"no concept or correction is labelled {label}"
+    for name in rule.concepts:
+        if name not in {subject.slug for subject in plan.passes}:
+            yield f"no concept or correction is called {name}"
