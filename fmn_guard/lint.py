@@ -22,6 +22,7 @@ from .policy import ReleasePolicy
 from .record import Record
 from .sentences import training_sentences
 from .shipped import find, suites
+from .source import Source, portable
 from .suite import AuditSuite, load_suite
 from .yamlfile import MAX_BYTES, Loc, Positions, load_yaml, load_yaml_positions
 
@@ -49,7 +50,7 @@ def lint_manifest(path: Path, base: CheckpointRef | None = None) -> tuple[Manife
         rule = "refused-checkpoint" if isinstance(error, RefusedArtefact) else "no-such-checkpoint"
         problem = positions.problem(rule, error.message, "spec", "base", "checkpoint", hint=error.hint)
         raise FileProblems(_in_file_order([problem, *problems])) from error
-    checkpoint = replace(found, manifest_folder=path.parent)
+    checkpoint = replace(found, manifest_folder=path.parent, source=_source(path, manifest, positions))
     problems += _base_problems(manifest, checkpoint, positions)
     problems += _length_problems(manifest, checkpoint, positions)
     if problems:
@@ -106,6 +107,13 @@ def _kind(path: Path) -> DocumentKind:
             if written == [kind]:
                 return cast(DocumentKind, kind)
     return load_yaml(path, _Envelope).kind
+
+
+def _source(path: Path, manifest: Manifest, positions: Positions) -> Source:
+    spec = manifest.spec
+    lines = {c.slug: positions.of("spec", "concepts", i, "phrase")[0] for i, c in enumerate(spec.concepts)}
+    lines |= {c.slug: positions.of("spec", "corrections", i, "prompt")[0] for i, c in enumerate(spec.corrections)}
+    return Source(path=portable(path), lines=lines)
 
 
 def _picture_problems(manifest: Manifest, positions: Positions, folder: Path) -> Iterator[Problem]:
