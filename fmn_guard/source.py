@@ -5,6 +5,7 @@ A place is for people and CI systems to click on. It never enters a digest, and 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .record import Record, Slug
@@ -24,10 +25,8 @@ class Source(Record):
 
 
 def portable(path: Path) -> str:
-    """A path as another machine can use it: see `Source.path`."""
+    """A path as another machine can use it: see `Source.path`. Bytes that are no UTF-8 become U+FFFD."""
     folder = path.parent.resolve()
-    for top in (folder, *folder.parents):
-        if (top / ".git").exists():  # a file in worktrees and submodules
-            return (folder / path.name).relative_to(top).as_posix()
-    here = Path.cwd()
-    return (folder / path.name).relative_to(here).as_posix() if folder.is_relative_to(here) else path.name
+    repositories = [top for top in (folder, *folder.parents) if (top / ".git").exists()]  # a file in worktrees
+    top = next((top for top in (*repositories, Path.cwd()) if folder.is_relative_to(top)), folder)
+    return os.fsencode((folder / path.name).relative_to(top).as_posix()).decode(errors="replace")

@@ -70,25 +70,27 @@ class Outputs:
     as_json: bool = False
 
     def __post_init__(self) -> None:
-        stages = {(self.run / name).resolve() for name in _STAGES}
         for path in self.files:
             format_of(path)
             if self.files.count(path) > 1:
                 raise InputError(f"-o {path} is given twice", hint="one file holds one report")
-            if _is_stdout(path):
-                continue
-            if not path.parent.is_dir():
-                raise InputError(f"{shown(path)}: there is no folder {path.parent}", hint="create it first")
-            if path.is_dir():
-                raise InputError(f"{shown(path)} is a folder", hint="give a file in it")
-            if path.resolve() in stages:
-                raise InputError(
-                    f"{shown(path)} is a stage of the run, which reports are made from", hint="give another name"
-                )
+            if not _is_stdout(path):
+                with _refused(shown(path)):
+                    self._check_place(path)
         if sum(map(_is_stdout, self.files)) + self.as_json > 1:
             raise InputError("two documents for stdout", hint="write all but one to files")
         if self.github and not os.environ.get(_SUMMARY):
             raise InputError(f"--github: {_SUMMARY} is not set", hint="leave it out outside of GitHub Actions")
+
+    def _check_place(self, path: Path) -> None:
+        if not path.parent.is_dir():
+            raise InputError(f"{shown(path)}: there is no folder {path.parent}", hint="create it first")
+        if path.is_dir():
+            raise InputError(f"{shown(path)} is a folder", hint="give a file in it")
+        if path.resolve() in {(self.run / name).resolve() for name in _STAGES}:
+            raise InputError(
+                f"{shown(path)} is a stage of the run, which reports are made from", hint="give another name"
+            )
 
     @property
     def to_stdout(self) -> bool:
