@@ -83,7 +83,7 @@ class Outputs:
             raise InputError(f"--github: {_SUMMARY} is not set", hint="leave it out outside of GitHub Actions")
 
     def _check_place(self, path: Path) -> None:
-        if not path.parent.is_dir():
+        if not path.parent.is_dir() and path.parent.resolve() != self.run.resolve():  # which is made when needed
             raise InputError(f"{shown(path)}: there is no folder {path.parent}", hint="create it first")
         if path.is_dir():
             raise InputError(f"{shown(path)} is a folder", hint="give a file in it")

@@ -10,8 +10,11 @@ from click.testing import CliRunner, Result
 
 from fmn_guard import cli
 from fmn_guard.render import FORMATS
+from fmn_guard.shipped import manifests
 
 from .finished import Run, finished_run
+
+QUICKSTART = manifests() / "quickstart.yaml"
 
 
 @pytest.fixture
@@ -102,6 +105,12 @@ def test_what_cannot_be_written_is_refused_before_anything_is(
     assert "hint: " in result.stderr
     assert result.stdout == ""
     assert _files(home) == before
+
+
+def test_report_may_go_into_a_run_folder_that_is_yet_to_be_made(home: Path) -> None:
+    into_run = ("--out", "runs/new", "-o", "runs/new/r.sarif")
+    assert _run("apply", QUICKSTART, "--dry-run", *into_run).exit_code == 0
+    assert _run("apply", QUICKSTART, "--dry-run", *into_run, "-o", "runs/other/r.sarif").exit_code == 2
 
 
 def test_json_and_a_report_on_stdout_are_two_documents(run: Run) -> None:
