@@ -28,14 +28,14 @@ TRICKS = (
     *("\n::error::x", "%0A::set-output name=a::b", "::stop-commands::x", ",line=1", ":", "%"),
     *("---\n", "\n---\n", "no", "~", "null", ": ", "# ", "!!python/object:x", "*a", "&a", "{{ x }}", "\\u0041"),
     *("| a | b |", "`x`", "[x](javascript:1)", "**", "\n# h", "\\", "{0}", "[a](1)", "$x$", "~~x~~", "\\|"),
-    *("\x00", "\x1b[31m", "\x85", "\u2028", "\u202e", "\ufffe", "\ud800", "\U0001f600", "é", "\u200b"),
+    *("\x00", "\x1b[31m", "\x85", "\u2028", "\u202e", "\ufffe", "\U0001f600", "é", "\u200b"),
 )
 hostile = st.lists(st.one_of(st.sampled_from(TRICKS), st.text(max_size=8)), min_size=1, max_size=4).map("".join)
 few = settings(max_examples=60, deadline=None)
 
 
 def spoilt(text: str) -> Run:
-    """The golden run with a text in every place that takes any; the first finding of each outcome has it as reason."""
+    """The golden run with a text in every place that takes any."""
     findings = tuple(finding.model_copy(update={"reason": text}) for finding in REPORT.findings)
     instrument = Instrument(name=text, version=text, licence=text, weights_digest=None, labels=(), error=text)
     report = REPORT.model_copy(
@@ -48,8 +48,7 @@ def spoilt(text: str) -> Run:
             "instruments": (instrument,),
         }
     )
-    path = f"{text}.yaml".encode(errors="replace").decode()  # what `portable` gives has no half surrogates
-    source = Source(path=path, lines={"pistol": 13})
+    source = Source(path=f"{text}.yaml", lines={"pistol": 13})
     base = PLAN.base.model_copy(update={"reference": text})
     return Run(report, PLAN.model_copy(update={"source": source, "base": base}), RUN.audit, RUN.passes)
 
@@ -59,7 +58,7 @@ def written(ending: str, text: str) -> str:
 
 
 @few
-@given(hostile)
+@given(hostile | st.just("\ud800"))  # half a surrogate pair: no record that was read from a file holds one
 def test_one_line_is_one_line_that_every_encoding_can_hold(text: str) -> None:
     line = one_line(text)
     assert line.splitlines() in ([], [line])

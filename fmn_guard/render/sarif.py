@@ -113,7 +113,7 @@ class Result(_Sarif):
     """Where the manifest asks for it."""
     partial_fingerprints: dict[str, str]
     """What makes it the same alert in the next run, wherever its line has moved."""
-    properties: dict[str, str | float | None]
+    properties: dict[str, str | int | float | None]
     """The numbers."""
 
 
