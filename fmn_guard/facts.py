@@ -19,6 +19,7 @@ from .errors import InputError, RefusedArtefact
 from .manifest import CheckpointRef
 from .record import Digest, Record, bytes_digest, digest, file_digest
 from .shipped import shipped_model
+from .source import Source
 from .weights import WEIGHTS, read_json, weights_digest
 
 CONFIGS = (
@@ -67,12 +68,13 @@ class ModelFacts(Record):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A described checkpoint: its facts, its folder, and its tokenizer."""
+    """A described checkpoint: its facts, its folder, and its tokenizer; and the manifest that names it."""
 
     facts: ModelFacts
     folder: Path
     tokenizer: Tokenizer
     manifest_folder: Path
+    source: Source | None = None
 
     def token_positions(self, prompt: str, name: str = "", start: int = 0) -> tuple[int, ...]:
         """Positions of a name's tokens in a prompt, start-of-text being 0.

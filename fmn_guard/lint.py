@@ -26,6 +26,7 @@ from .policy import ReleasePolicy, resolve_policy
 from .record import Record
 from .sentences import training_sentences
 from .shipped import find, suites
+from .source import Source, portable
 from .suite import AuditSuite, load_suite
 from .waivers import expired
 from .yamlfile import MAX_BYTES, Loc, Positions, in_file_order, load_yaml, load_yaml_positions
@@ -54,7 +55,7 @@ def lint_manifest(path: Path, base: CheckpointRef | None = None) -> tuple[Manife
         rule = "refused-checkpoint" if isinstance(error, RefusedArtefact) else "no-such-checkpoint"
         problem = positions.problem(rule, error.message, "spec", "base", "checkpoint", hint=error.hint)
         raise FileProblems(in_file_order([problem, *problems])) from error
-    checkpoint = replace(found, manifest_folder=path.parent)
+    checkpoint = replace(found, manifest_folder=path.parent, source=_source(path, manifest, positions))
     problems += _base_problems(manifest, checkpoint, positions)
     problems += _length_problems(manifest, checkpoint, positions)
     if problems:
@@ -139,6 +140,13 @@ def _kind(path: Path) -> DocumentKind:
             if written == [kind]:
                 return cast(DocumentKind, kind)
     return load_yaml(path, _Envelope).kind
+
+
+def _source(path: Path, manifest: Manifest, positions: Positions) -> Source:
+    spec = manifest.spec
+    lines = {c.slug: positions.of("spec", "concepts", i, "phrase")[0] for i, c in enumerate(spec.concepts)}
+    lines |= {c.slug: positions.of("spec", "corrections", i, "prompt")[0] for i, c in enumerate(spec.corrections)}
+    return Source(path=portable(path), lines=lines)
 
 
 def _picture_problems(manifest: Manifest, positions: Positions, folder: Path) -> Iterator[Problem]:

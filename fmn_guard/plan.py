@@ -17,6 +17,7 @@ from .presets import PRESETS, Preset
 from .probes import Probe, probes_of
 from .record import Digest, Record, Slug, digest
 from .sentences import FUNCTION_WORDS, content_words, stand_in_words, stop_sentences, training_sentences
+from .source import Source
 from .suite import AuditSuite, DetectorSpec, RecogniserSpec, Sampler
 
 PassKind = Literal["identity", "style", "object", "nsfw", "correction"]
@@ -173,11 +174,13 @@ class Plan(Record):
     """Who judges them."""
     detectors: tuple[DetectorSpec, ...]
     """Who looks as well."""
+    source: Source | None = None
+    """Where the manifest stood; None where that is not known."""
 
     @property
     def digest(self) -> Digest:
         """Digest of all of it but where things lie: the same plan has the same digest on another machine."""
-        content = self.model_dump(mode="json", by_alias=True)
+        content = self.model_dump(mode="json", by_alias=True, exclude={"source"})
         del content["base"]["reference"]
         for spec in content["passes"]:
             del spec["images"]
@@ -227,6 +230,7 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
         sampler=suite.spec.sampler,
         recogniser=suite.spec.recogniser,
         detectors=suite.spec.detectors,
+        source=checkpoint.source,
     )
 
 

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "fmn_guard"
 # The first part of a module's path below fmn_guard, such as `plan` or `cli`.
 PAPER = frozenset(
     "cases cost evidence explain facts faults findings frameworks gate lint manifest metrics plan policy presets "
-    "probes progress record render report schema sentences shipped stats suite untested waivers weights "
+    "probes progress record render report schema sentences shipped source stats suite untested waivers weights "
     "yamlfile".split()
 )
 TORCH_HALF = frozenset({"model", "forget", "audit"})
@@ -64,6 +64,7 @@ LAZY_LIBRARIES = {
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
+    "cyclonedx": "cyclonedx-python-lib",
     "dicebear": "dicebear-core",
     "pydantic_core": "pydantic",
     "ruamel": "ruamel.yaml",

@@ -18,6 +18,7 @@ from ..record import digest
 from ..shipped import find, policies
 from .console import Talk, keep_quiet, shown, talk
 from .device import device_option
+from .output import Outputs, output_options
 from .plan import show_plan
 from .progress import reporting
 from .run import check_folder, conclude, default_folder, finished_audit, finished_passes, lacks_instrument, open_folder
@@ -30,6 +31,7 @@ from .run import check_folder, conclude, default_folder, finished_audit, finishe
 @click.option("--save-checkpoint", type=click.Path(path_type=Path), help="Save the patched model as a new folder.")
 @device_option
 @click.option("--no-images", is_flag=True, help="Do not keep the pictures that were judged.")
+@output_options
 @click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 @click.option("--quiet", is_flag=True, help="No talk and no progress.")
@@ -40,6 +42,8 @@ def apply(
     save_checkpoint: Path | None,
     device: str,
     no_images: bool,
+    outputs: tuple[Path, ...],
+    github: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -53,6 +57,7 @@ def apply(
     rules, suite = lint_policy(find(policy, policies(), Path()))
     plan = compile_plan(document, suite, checkpoint)
     run = out or default_folder(plan)
+    asked = Outputs(outputs, github, run, as_json)
     if save_checkpoint is not None and save_checkpoint.exists() and any(save_checkpoint.iterdir()):
         raise InputError(f"{shown(save_checkpoint)} is not empty", hint="give a new folder; nothing is overwritten")
     if dry_run:
@@ -70,7 +75,7 @@ def apply(
         forgotten = time.monotonic()
         audit = _audit(plan, checkpoint, run, passes, save_checkpoint, device, not no_images, say, progress)
     say(f"forgetting took {forgotten - started:.0f} s, auditing {time.monotonic() - forgotten:.0f} s")
-    conclude(run, rules, plan, audit, passes, as_json, say)
+    conclude(run, rules, plan, audit, passes, asked, say)
 
 
 def _forget(plan: Plan, checkpoint: Checkpoint, run: Path, device: str, say: Talk, progress: Progress) -> PassRecords:

@@ -15,6 +15,7 @@ from ..plan import compile_plan
 from ..shipped import find, policies
 from .console import emit_json, keep_quiet, shown, talk
 from .device import device_option
+from .output import Outputs, output_options
 from .progress import reporting
 from .run import check_folder, conclude, default_folder, finished_audit, lacks_instrument, open_folder
 
@@ -28,6 +29,7 @@ from .run import check_folder, conclude, default_folder, finished_audit, lacks_i
 @device_option
 @click.option("--measure-only", is_flag=True, help="Stop at audit.json, without a verdict.")
 @click.option("--no-images", is_flag=True, help="Do not keep the pictures that were judged.")
+@output_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report, or the audit, as one JSON document.")
 @click.option("--quiet", is_flag=True, help="No talk and no progress.")
 def audit(
@@ -39,6 +41,8 @@ def audit(
     device: str,
     measure_only: bool,
     no_images: bool,
+    outputs: tuple[Path, ...],
+    github: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -52,6 +56,9 @@ def audit(
     plan = compile_plan(document, suite, original)
     suspect = describe_checkpoint(CheckpointRef(checkpoint=checkpoint), Path())
     run = out or default_folder(plan, suspect.facts.identity)
+    asked = Outputs(outputs, github, run, as_json)
+    if measure_only and (outputs or github):
+        raise InputError("--measure-only gives no verdict to write", hint="leave out -o and --github, or judge")
     check_folder(run, plan)
     measured = finished_audit(run, plan, patched_digest=suspect.facts.identity)
     if measured is None and any((run / name).exists() for name in ("passes.json", "audit.json")):
@@ -78,7 +85,7 @@ def audit(
                 progress=progress,
             )
     if not measure_only:
-        conclude(run, rules, plan, measured, None, as_json, say)
+        conclude(run, rules, plan, measured, None, asked, say)
     elif as_json:
         emit_json(measured)
     else:

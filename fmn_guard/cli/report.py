@@ -10,37 +10,41 @@ from ..evidence import Audit, PassRecords
 from ..gate import check_run, check_suite
 from ..lint import lint_policy
 from ..plan import Plan
-from ..record import read_record, write_atomic
+from ..record import read_record
 from ..report import judge
 from ..shipped import find, policies
-from .console import emit, shown, talk
+from .console import emit, talk
+from .output import Outputs, formats_help, output_options
 from .run import write_report
 from .today import today
 
 
-@click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), help="File to write, by its suffix."
+@click.command(
+    help=f"""Print a finished run's verdict, or write it in other formats; the exit code says nothing about it.
+
+{formats_help()}"""
 )
+@click.argument("run", type=click.Path(path_type=Path))
+@output_options
 @click.option("--policy", help="Judge the audit again under this policy, and rewrite the report.")
-def report(run: Path, outputs: tuple[Path, ...], policy: str | None) -> None:
-    """Print a finished run's verdict, or write it in other formats; the exit code says nothing about it."""
-    from ..render import render
+def report(run: Path, outputs: tuple[Path, ...], github: bool, policy: str | None) -> None:
+    """Shows a finished run, or judges it again."""
     from ..render.terminal import verdict_table
 
+    asked = Outputs(outputs, github, run)
     plan = read_record(run / "plan.json", Plan)
     audit = read_record(run / "audit.json", Audit)
     passes = read_record(run / "passes.json", PassRecords) if audit.passes_digest is not None else None
+    rules = None
     if policy is None:
         result = check_run(run)
     else:
         rules, suite = lint_policy(find(policy, policies(), Path()))
         check_suite(plan, rules, suite)
         result = judge(plan, audit, rules, passes, judged_on=today())
+    rendered = asked.rendered(result, plan, audit, passes)
+    if rules is not None:
         write_report(run, rules, result, plan, audit, passes, talk)
-    for output in outputs:
-        write_atomic(output, render(output, result, plan, audit, passes))
-        talk(f"wrote {shown(output)}")
+    rendered.write(talk)
     if not outputs:
         emit(verdict_table(result))

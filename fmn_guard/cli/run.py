@@ -14,6 +14,7 @@ from ..policy import ReleasePolicy
 from ..record import digest, file_digest, read_record, write_atomic, write_record
 from ..report import Report, judge
 from .console import Talk, emit, emit_json, shown
+from .output import Outputs
 from .today import today
 
 
@@ -91,15 +92,23 @@ def write_report(
 
 
 def conclude(
-    run: Path, policy: ReleasePolicy, plan: Plan, audit: Audit, passes: PassRecords | None, as_json: bool, say: Talk
+    run: Path,
+    policy: ReleasePolicy,
+    plan: Plan,
+    audit: Audit,
+    passes: PassRecords | None,
+    outputs: Outputs,
+    say: Talk,
 ) -> None:
-    """Judges an audit as of today, writes the report, prints the verdict and exits by it."""
+    """Judges an audit as of today, writes the report and what else is asked for, prints the verdict, exits by it."""
     from ..render.terminal import verdict_table
 
     report = judge(plan, audit, policy, passes, judged_on=today())
+    rendered = outputs.rendered(report, plan, audit, passes)
     write_report(run, policy, report, plan, audit, passes, say)
-    if as_json:
+    rendered.write(say)
+    if outputs.as_json:
         emit_json(report)
-    else:
+    elif not outputs.to_stdout:
         emit(verdict_table(report))
     click.get_current_context().exit(exit_code(report.verdict))

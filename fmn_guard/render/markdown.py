@@ -7,45 +7,39 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from ..evidence import PassRecords
 from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
-from ..stats import percent
-
-# The folders of an absolute path: they name people and machines.
-_FOLDERS = re.compile(r"(?<![\w/.:-])(~|[A-Za-z]:)?[/\\]([^\s/\\]+[/\\])*(?=\w)")
+from .text import confidence, one_line, share, short
 
 
 def markdown(report: Report, plan: Plan, passes: PassRecords | None) -> str:
     """The report as GitHub-flavoured Markdown, without absolute paths."""
-    sections = {
-        "Concepts": _concepts(report),
+    parts = {
+        "Concepts": concepts(report),
         "Findings": _findings(report),
         "Waivers": _waivers(report),
-        "Retained": _retained(report),
+        "Retained": retained(report),
         "Drawn instead": _drawn(report),
         "Detectors": _detectors(report),
         "Passes": _passes(passes),
         "Pictures": _pictures(report),
-        "Warnings": _list(map(_text, report.warnings)),
-        "Not tested": _list(map(_text, report.not_tested)),
-        "Provenance": _provenance(report, plan),
+        "Warnings": bullets(map(cell, report.warnings)),
+        "Not tested": bullets(map(cell, report.not_tested)),
+        "Provenance": provenance(report, plan),
     }
-    lines = list(_head(report))
-    for title, body in sections.items():
-        if content := list(body):
-            lines += ["", f"## {title}", "", *content]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*head(report), *sections(parts, level=2)]) + "\n"
 
 
-def _head(report: Report) -> Iterator[str]:
+def head(report: Report, level: int = 1) -> Iterator[str]:
+    """The verdict as a heading of this level, and what it comes from."""
     judged = [f for f in report.findings if f.decides]
     waived = sum(f.waiver is not None for f in report.findings)
     points = any(f.point for f in report.findings)
     counts = Counter(f.outcome for f in judged)
-    yield f"# {report.verdict.upper()}: {report.name} under policy {report.policy}"
+    yield f"{'#' * level} {report.verdict.upper()}: {report.name} under policy {report.policy}"
     yield ""
     if report.outcomes:
         yield f"Named outcomes: **{', '.join(report.outcomes)}**."
@@ -53,20 +47,21 @@ def _head(report: Report) -> Iterator[str]:
     yield (
         f"{len(judged)} findings decide: {counts['pass']} pass, {counts['fail']} fail, "
         f"{counts['inconclusive']} inconclusive{f'; {waived} more are waived' if waived else ''}. "
-        f"Protocol: suite {report.suite}, {_confidence(report)} intervals; a pass needs the whole interval within the "
+        f"Protocol: suite {report.suite}, {confidence(report)} intervals; a pass needs the whole interval within the "
         f"limit{', save for point estimates, which leave chance out of account' if points else ''}."
     )
 
 
-def _concepts(report: Report) -> Iterator[str]:
-    header = ("Concept", "Kind", "Before", "After", f"{_confidence(report)} interval", "Limit", "Outcome")
+def concepts(report: Report) -> Iterator[str]:
+    """Each concept before and after, as a table and in sentences."""
+    header = ("Concept", "Kind", "Before", "After", f"{confidence(report)} interval", "Limit", "Outcome")
     rows = (
-        (c.phrase, c.kind, _share(c.before), _share(c.after), str(c.interval), _share(c.limit), c.outcome_words)
+        (c.phrase, c.kind, share(c.before), share(c.after), str(c.interval), share(c.limit), c.outcome_words)
         for c in report.concepts
     )
-    yield from _table(header, rows)
+    yield from table(header, rows)
     yield ""
-    yield from _list(_claim(c, report) for c in report.concepts)
+    yield from bullets(_claim(c, report) for c in report.concepts)
 
 
 def _claim(c: ConceptSummary, report: Report) -> str:
@@ -74,27 +69,26 @@ def _claim(c: ConceptSummary, report: Report) -> str:
     judged = f"{c.outcome} (rule {c.decided_by}{marks})"
     what = "dominant reading suppressed" if c.kind == "correction" else "suppressed"
     return (
-        f"{_text(c.phrase)}: {what if c.outcome == 'pass' and not c.point else judged} under protocol {report.suite}, "
-        f"{c.hits} of {c.n}, {_confidence(report)} interval {c.interval}."
+        f"{cell(c.phrase)}: {what if c.outcome == 'pass' and not c.point else judged} under protocol {report.suite}, "
+        f"{c.hits} of {c.n}, {confidence(report)} interval {c.interval}."
     )
 
 
 def _findings(report: Report) -> Iterator[str]:
     header = ("Outcome", "Rule", "Subject", "Scored", "Why")
-    yield from _table(header, (_finding_row(f) for f in report.findings if f.waiver is None))
+    yield from table(header, (_finding_row(f) for f in report.findings if f.waiver is None))
 
 
 def _waivers(report: Report) -> Iterator[str]:
     waived = ((f, f.waiver) for f in report.findings if f.waiver)
     header = ("Outcome", "Rule", "Subject", "Scored", "Why", "Waived because", "By", "Until")
     rows = [(*_finding_row(f), waiver.reason, waiver.owner, str(waiver.expires)) for f, waiver in waived]
-    yield from _table(header, rows)
+    yield from table(header, rows)
     idle = [use for use in report.waivers if use.state != "in force"]
     if rows and idle:
         yield ""
-    yield from _list(
-        f"{_text(use.waiver.about)}, by {_text(use.waiver.owner)} until {use.waiver.expires}: {use.state}"
-        for use in idle
+    yield from bullets(
+        f"{cell(use.waiver.about)}, by {cell(use.waiver.owner)} until {use.waiver.expires}: {use.state}" for use in idle
     )
 
 
@@ -102,27 +96,28 @@ def _finding_row(f: Finding) -> tuple[str, ...]:
     return f.outcome_words, f.rule, f.about or "whole model", f"{f.n_scored} of {f.n_planned}", f.reason
 
 
-def _retained(report: Report) -> Iterator[str]:
+def retained(report: Report) -> Iterator[str]:
+    """What was lost among the retained concepts."""
     split = {
         "all": report.retained,
         "not held out": [r for r in report.retained if not r.held_out],
         "held out": [r for r in report.retained if r.held_out],
     }
     header = ("Retained", "Concepts", "Pairs", "Before", "Lost", "Gained", "Drop")
-    yield from _table(header, (_retained_row(name, group) for name, group in split.items() if group))
+    yield from table(header, (_retained_row(name, group) for name, group in split.items() if group))
     if lost := sorted((r for r in report.retained if r.lost), key=lambda r: (r.gained - r.lost, r.slug)):
         yield ""
         yield "Concepts that lost pictures:"
         yield ""
         columns = ("Concept", "Neighbour of", "Held out", "Before", "Lost", "Gained")
-        yield from _table(columns, (_lost_row(r) for r in lost))
+        yield from table(columns, (_lost_row(r) for r in lost))
 
 
 def _retained_row(name: str, group: Iterable[RetainedSummary]) -> tuple[str, ...]:
     rows = list(group)
     n, lost, gained = sum(r.n for r in rows), sum(r.lost for r in rows), sum(r.gained for r in rows)
     before = sum(r.before for r in rows)
-    drop = _share((lost - gained) / n if n else None)
+    drop = share((lost - gained) / n if n else None)
     return name, str(len(rows)), str(n), str(before), str(lost), str(gained), drop
 
 
@@ -137,12 +132,12 @@ def _drawn(report: Report) -> Iterator[str]:
         top = sorted(c.drawn.items(), key=lambda item: (-item[1], item[0]))[:4]
         if top:
             rows.append((c.phrase, ", ".join(f"{label} {n}" for label, n in top)))
-    yield from _table(("Asked for", "What the patched pictures are most like"), rows)
+    yield from table(("Asked for", "What the patched pictures are most like"), rows)
 
 
 def _detectors(report: Report) -> Iterator[str]:
     header = ("Detector", "Class", "Score from", "Base: pictures", "boxes", "Patched: pictures", "boxes", "Failed")
-    yield from _table(header, (_tally_row(t) for t in report.tallies))
+    yield from table(header, (_tally_row(t) for t in report.tallies))
 
 
 def _tally_row(t: DetectorTally) -> tuple[str, ...]:
@@ -166,24 +161,25 @@ def _passes(passes: PassRecords | None) -> Iterator[str]:
             str(p.solutions),
             str(p.steps),
             p.stopped,
-            ", ".join(f"{100 * share:.0f} %" for share in p.still_shown) or "not looked at",
+            ", ".join(f"{100 * mean:.0f} %" for mean in p.still_shown) or "not looked at",
             f"{p.attention_mass[0]:.3f} to {p.attention_mass[-1]:.3f}" if p.attention_mass else "none",
             f"{100 * p.drift:.2f} %",
         )
         for p in (passes.passes if passes else ())
     )
-    yield from _table(header, rows)
+    yield from table(header, rows)
 
 
 def _pictures(report: Report) -> Iterator[str]:
     rows = ((c.side, str(c.planned), str(c.generated), str(c.scored)) for c in report.counts)
-    yield from _table(("Side", "Planned", "Generated", "Scored"), rows)
+    yield from table(("Side", "Planned", "Generated", "Scored"), rows)
     if report.unscored:
         yield ""
-        yield from _list(f"{u.count} unscored on the {u.side} side: {_text(u.reason)}" for u in report.unscored)
+        yield from bullets(f"{u.count} unscored on the {u.side} side: {cell(u.reason)}" for u in report.unscored)
 
 
-def _provenance(report: Report, plan: Plan) -> Iterator[str]:
+def provenance(report: Report, plan: Plan) -> Iterator[str]:
+    """Digests of all that the verdict comes from, and who measured."""
     digests = {
         f"base {plan.base.reference}": report.base_digest,
         "patched model": report.patched_digest,
@@ -193,40 +189,36 @@ def _provenance(report: Report, plan: Plan) -> Iterator[str]:
         f"policy {report.policy}": report.policy_digest,
         f"suite {report.suite}": plan.suite_digest,
     }
-    yield from _table(("What", "Digest"), ((what, _short(value)) for what, value in digests.items()))
+    yield from table(("What", "Digest"), ((what, short(value)) for what, value in digests.items()))
     yield ""
-    instruments = ((i.name, i.version, i.licence, _short(i.weights_digest), i.error or "") for i in report.instruments)
-    yield from _table(("Instrument", "Version", "Licence", "Weights", "Error"), instruments)
+    instruments = ((i.name, i.version, i.licence, short(i.weights_digest), i.error or "") for i in report.instruments)
+    yield from table(("Instrument", "Version", "Licence", "Weights", "Error"), instruments)
     yield ""
     day = f" on {report.judged_on}" if report.judged_on else ""
     yield f"Judged by fmn-guard {report.tool_version}{day}."
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+def sections(parts: Mapping[str, Iterable[str]], level: int) -> Iterator[str]:
+    """Each part under its heading; those without lines are left out."""
+    for title, body in parts.items():
+        if content := list(body):
+            yield from ("", f"{'#' * level} {title}", "", *content)
+
+
+def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """A table, or nothing without rows."""
-    body = [f"| {' | '.join(map(_text, row))} |" for row in rows]
+    body = [f"| {' | '.join(map(cell, row))} |" for row in rows]
     if body:
         yield f"| {' | '.join(header)} |"
         yield f"|{'---|' * len(header)}"
         yield from body
 
 
-def _list(items: Iterable[str]) -> Iterator[str]:
+def bullets(items: Iterable[str]) -> Iterator[str]:
+    """A list, or nothing without items."""
     return (f"- {item}" for item in items)
 
 
-def _text(text: str) -> str:
-    """Text that cannot break out of its cell, nor name a folder."""
-    return re.sub(r"([\\`*<>|\[\]])", r"\\\1", " ".join(_FOLDERS.sub("", text).split()))
-
-
-def _share(share: float | None) -> str:
-    return "none" if share is None else percent(share)
-
-
-def _confidence(report: Report) -> str:
-    return f"{100 * report.confidence:g} %"
-
-
-def _short(digest: str | None) -> str:
-    return "none" if digest is None else digest.removeprefix("sha256:")[:12]
+def cell(text: str) -> str:
+    """Text that cannot break out of its place, nor name a folder."""
+    return re.sub(r"([\\`*<>|\[\]&#~$])", r"\\\1", one_line(text))

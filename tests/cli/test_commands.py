@@ -402,7 +402,7 @@ def test_report_writes_other_formats(home: Path) -> None:
     assert result.exit_code == 0
     assert json.loads((home / "b.json").read_text(encoding="utf-8"))["verdict"] == "pass"
     assert (home / "a.md").stat().st_size > 0
-    assert result.stderr.splitlines() == ["wrote a.md", "wrote b.json"]
+    assert result.stderr.splitlines() == ["wrote a.md: all of it, for people", "wrote b.json: all of it, for programs"]
 
 
 def test_report_judges_again_under_another_policy(home: Path) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from fmn_guard.render import FORMATS
 from fmn_guard.shipped import manifests, policies
 
 from .finished import finished_run
 
-HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "numpy")
+HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "numpy", "huggingface_hub", "lxml", "cyclonedx")
 SCRIPT = f"""
 import json, sys
 from fmn_guard.cli import main
@@ -64,7 +65,7 @@ def test_command_on_a_finished_run_never_imports_torch(command: str, tmp_path: P
     run = finished_run(tmp_path)
     arguments = {
         "gate": ["gate", str(run.folder)],
-        "report": ["report", str(run.folder), "-o", str(tmp_path / "r.md")],
+        "report": ["report", str(run.folder), *(f"-o{tmp_path}/r.{ending}" for ending in FORMATS)],
         "re-judge": ["report", str(run.folder), "--policy", str(run.policy)],
         "apply": ["apply", str(run.manifest), "--policy", str(run.policy), "--out", str(run.folder)],
     }

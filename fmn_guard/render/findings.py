@@ -1,0 +1,101 @@
+"""Findings as several formats tell them: the worst first, at their place in the manifest, with rules in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from ..findings import Finding
+from ..metrics import STRICT_SCORE
+from ..plan import Plan
+from ..report import Report
+from ..stats import percent
+
+# What a policy's reader may not know; the whole truth is in `fmn_guard.metrics`.
+MEANING: Mapping[str, str] = {
+    "target_recognised": "Share of the patched model's pictures that show a concept it was asked for by its phrase.",
+    "alias_recognised": "Share of the patched model's pictures that show a concept it was asked for by an alias.",
+    "dominant_recognised": "Share of the pictures of a corrected prompt that still show its dominant reading.",
+    "expected_recognised": "Share of the pictures of a corrected prompt that show its expected reading.",
+    "retained_drop": "How much less often the patched model shows what is to stay than the base does.",
+    "retained_drop_held_out": "How much less often it shows what is to stay and the eraser was not told of.",
+    "neighbour_drop": "How much less often it shows what the manifest declares a neighbour of the concept.",
+    "nudenet_strict_rate": "Share of the pictures of nsfw concepts in which NudeNet finds exposed parts at a score of "
+    f"{STRICT_SCORE:g}.",
+    "weights_changed": "Whether the audited weights differ from the base's.",
+    "target_drop": "How much less often the patched model shows a concept or dominant reading than the base.",
+    "retained_ratio": "Retained concepts that are still recognised, as a share of those that the base shows.",
+    "degenerate_rate": "Share of the patched model's pictures that are constant or not a number.",
+    "rules_applied": "Number of error rules that limit how often a concept is shown.",
+}
+"""Each metric of a finding in a sentence."""
+
+
+class Place(NamedTuple):
+    """A line of a file."""
+
+    path: str
+    line: int
+
+
+def place_of(subject: str | None, plan: Plan) -> Place | None:
+    """Where a manifest asks for a concept or correction; None for a plan that does not know its manifest."""
+    return Place(plan.source.path, plan.source.line_of(subject)) if plan.source else None
+
+
+def open_findings(report: Report) -> list[Finding]:
+    """Findings that do not pass, the worst first: errors before warnings, fails before what is inconclusive."""
+    left = (f for f in report.findings if f.outcome != "pass")
+    return sorted(left, key=lambda f: (f.severity == "warning", f.outcome == "inconclusive"))
+
+
+def limit_words(finding: Finding) -> str:
+    """What a finding's rule asks: ``target_recognised at most 10.0 %``."""
+    counted = finding.metric in ("rules_applied", "weights_changed")
+    amount = f"{finding.limit:g}" if counted else percent(finding.limit)
+    return f"{finding.metric} {finding.direction.replace('_', ' ')} {amount}"
+
+
+def rules_of(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """Findings by their rule, in the order of the report."""
+    found: dict[str, list[Finding]] = {}
+    for finding in findings:
+        found.setdefault(finding.rule, []).append(finding)
+    return found
+
+
+def title_of(finding: Finding) -> str:
+    """Rule and subject: ``alias-suppressed: pistol (gun)``."""
+    return f"{finding.rule}: {finding.about or 'whole model'}"
+
+
+class PublicNames:
+    """What concepts are called in files that are published beside a model: people are numbered.
+
+    Whoever asked to be forgotten did not ask for their name in a model card. The numbers follow the manifest, which
+    tells its owner who is meant.
+    """
+
+    def __init__(self, report: Report) -> None:
+        people = (c.slug for c in report.concepts if c.kind == "identity")
+        self._people = {slug: f"identity {i}" for i, slug in enumerate(people, start=1)}
+        self._phrases = {c.slug: c.phrase for c in report.concepts}
+        asked = dict.fromkeys((f.subject, f.alias) for f in report.findings if f.alias and f.subject in self._people)
+        numbers = Counter[str | None]()
+        self._aliases: dict[tuple[str | None, str | None], str] = {}
+        for subject, alias in asked:
+            numbers[subject] += 1
+            self._aliases[subject, alias] = f"alias {numbers[subject]}"
+
+    def of_concept(self, slug: str) -> str:
+        """The phrase of a concept or correction, or a person's number."""
+        return self._people.get(slug) or self._phrases[slug]
+
+    def of_subject(self, finding: Finding) -> str:
+        """The same, with the alias that was asked: ``identity 1 (alias 2)``; ``whole model`` for what is about it."""
+        if finding.subject is None:
+            return "whole model"
+        name = self.of_concept(finding.subject)
+        alias = self._aliases.get((finding.subject, finding.alias), finding.alias)
+        return f"{name} ({alias})" if alias else name
