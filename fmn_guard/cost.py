@@ -42,5 +42,5 @@ def _pictures(spec: PassSpec) -> int:
     own = spec.image_count * (1 if spec.images else 2)
     if spec.stop is None or not spec.steps:
         return own
-    looks = len(spec.preserve) + math.ceil(spec.steps / spec.stop.every)
+    looks = math.ceil(spec.steps / spec.stop.every)
     return own + looks * len(spec.stop.prompts)

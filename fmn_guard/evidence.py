@@ -16,10 +16,8 @@ class PassRecord(Record):
 
     slug: Slug
     """The concept or correction."""
-    solutions: int
-    """Closed-form solutions tried, each more forceful; the last one stands."""
     steps: int
-    """Optimiser steps taken after them."""
+    """Optimiser steps taken after the closed-form solution."""
     stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"]
     """Why it ended: no stop picture shows it, step ceiling, nothing to do, or a loss that is not a number."""
     still_shown: tuple[float, ...]

@@ -71,10 +71,8 @@ class StopSpec(Record):
     """The same with {x} for the name, in which the recogniser compares the names."""
     every: int
     """Steps between two looks."""
-    fading: float
-    """Mean probability, in [0, 1], below which re-steering is a better way on than the next closed-form solution."""
     gone: float
-    """Mean probability below which none of the pictures even hints at it, and the pass ends."""
+    """Mean probability, in [0, 1], below which none of the pictures even hints at it, and the pass ends."""
 
 
 class PassSpec(Record):
@@ -122,8 +120,8 @@ class PassSpec(Record):
     projection: float | None
     """Variance below which a direction of the text states counts as unused by the retained language; None protects
     no language."""
-    preserve: tuple[float, ...]
-    """Weights of the retained language against the name in closed-form solutions, from careful to forceful."""
+    preserve: float
+    """Weight of the retained language against the name in the closed-form solution."""
     repulsion: float
     """How much farther than to the anchor a correction goes, on the line from the dominant reading through it."""
     redirect_weight: float
@@ -347,7 +345,7 @@ def _pass(
         times=preset.times,
         noisiest=preset.noisiest,
         projection=None if damping == "off" else damping,
-        preserve=() if damping == "off" else preset.preserve if stop else (preset.preserve_unwatched,),
+        preserve=preset.preserve if stop else preset.preserve_unwatched,
         repulsion=preset.repulsion,
         redirect_weight=preset.redirect_weight,
         language_weight=0.0 if damping == "off" else preset.language_weight,
@@ -391,6 +389,5 @@ def _stop(
         prompts=tuple(text for text, _ in pictures),
         frames=tuple(frame for _, frame in pictures),
         every=preset.look_every,
-        fading=preset.fading,
         gone=preset.gone,
     )

@@ -22,9 +22,9 @@ class Preset:
     learning_rate: float
     momentum: float
     projection: float
-    preserve: tuple[float, ...]
+    preserve: float
     preserve_unwatched: float
-    """The one weight where no recogniser says when to stop."""
+    """The same where no recogniser says when to stop."""
     repulsion: float
     redirect_weight: float
     language_weight: float
@@ -34,7 +34,6 @@ class Preset:
     kept_weight: float
     stop_pictures: int
     look_every: int
-    fading: float
     gone: float
     threads: int
 
@@ -51,7 +50,7 @@ PRESETS = {
         learning_rate=6e-3,
         momentum=0.8,
         projection=1e-3,
-        preserve=(30.0,),
+        preserve=30.0,
         preserve_unwatched=40.0,
         repulsion=0.5,
         redirect_weight=30.0,
@@ -60,9 +59,8 @@ PRESETS = {
         language_sentences=5000,
         language_pictures=24,
         kept_weight=20.0,
-        stop_pictures=12,
+        stop_pictures=24,
         look_every=8,
-        fading=0.4,
         gone=0.005,
         threads=2,
     ),

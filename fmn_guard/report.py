@@ -150,7 +150,7 @@ class Report(Record):
     tool_version: str
     """Version of fmn-guard that judged."""
     judged_on: date | None = None
-    """Day of judging, against which waivers expire; None where none was given."""
+    """Day of judging, against which waivers expire; None where the policy has none."""
     plan_digest: Digest
     """Digest of plan.json's content."""
     passes_digest: Digest | None

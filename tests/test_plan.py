@@ -11,6 +11,7 @@ from fmn_guard.errors import InputError
 from fmn_guard.facts import Checkpoint, describe_checkpoint
 from fmn_guard.manifest import CheckpointRef, Manifest, load_manifest
 from fmn_guard.plan import Plan, compile_plan
+from fmn_guard.presets import PRESETS
 from fmn_guard.record import parse_plain, read_record, write_record
 from fmn_guard.shipped import manifests, suites
 from fmn_guard.suite import AuditSuite, load_suite
@@ -193,7 +194,7 @@ def test_neighbours_are_asked_in_every_sentence(plan: Plan) -> None:
 def test_cost_counts_both_sides_and_guidance_twice(plan: Plan) -> None:
     cost = estimate(plan)
     drawn = sum(2 * spec.image_count for spec in plan.passes) + plan.passes[0].retain.pictures
-    looks = sum(len(spec.stop.prompts) * (len(spec.preserve) + spec.steps // spec.stop.every) for spec in plan.passes)
+    looks = sum(len(spec.stop.prompts) * spec.steps // spec.stop.every for spec in plan.passes)
     assert cost.images == 2 * len(plan.probes) + drawn + looks
     assert cost.unet_evaluations >= cost.images * plan.sampler.steps * 2
 
@@ -215,13 +216,16 @@ def test_the_recogniser_of_a_pass_knows_the_neighbours_and_no_hidden_name(plan: 
     assert "Cleo Marsh" in plan.passes[-1].stop.others
 
 
-def test_a_checkpoint_that_no_recogniser_knows_is_erased_by_one_dose(tiny_checkpoint: Path, suite: AuditSuite) -> None:
+def test_a_checkpoint_that_no_recogniser_knows_is_erased_by_a_fixed_dose(
+    tiny_checkpoint: Path, suite: AuditSuite
+) -> None:
     checkpoint = describe_checkpoint(CheckpointRef(checkpoint=tiny_checkpoint.name), tiny_checkpoint.parent)
     concepts = [{"kind": "object", "phrase": "lion"}]
     manifest = _manifest(base={"checkpoint": tiny_checkpoint.name}, concepts=concepts)
     only = compile_plan(manifest, suite, checkpoint).passes[0]
     assert only.stop is None
-    assert len(only.preserve) == 1
+    assert only.preserve == PRESETS["guarded"].preserve_unwatched
+    assert only.steps == PRESETS["guarded"].steps_unwatched
 
 
 # ---- digest

@@ -1,4 +1,4 @@
-"""The closed-form solutions of a pass: one linear solve a head brings what it reads of the name near the anchor.
+"""The closed-form solution of a pass: one linear solve a head brings what it reads of the name near the anchor.
 
 The idea is that of the closed-form editors (UCE, arXiv 2308.14761). Two things differ: the retain set is the language
 itself instead of a list of concepts (method note, section 6), and states count as heads read them.

@@ -9,8 +9,8 @@ Departures from the published algorithm, all of them part of preset ``guarded``:
       look that still shows the concept;
     - only the values of the cross-attentions change: what a name delivers where it is looked at, not where it is
       looked at;
-    - closed-form solutions come first, from careful to forceful, until the concept fades from the pass's own pictures;
-      re-steering goes on from there, at least once, until none of those pictures shows it;
+    - a closed-form solution comes first; re-steering goes on from there until none of the pass's own pictures shows the
+      concept;
     - the step is momentum of one length, relative to the size of the values and falling to zero between two looks,
       instead of AdamW's (docs/experiments.md);
     - pictures are drawn by the base model and seen at the noisier half of the timesteps, in batches.
@@ -69,8 +69,7 @@ def resteer(
     The anchor is the mean text state of `PassSpec.anchors`, for a correction moved away from the dominant reading's.
     Strain is how far, squared and relative to its size, what the values deliver of the language is from the base's, and
     of what was forgotten before from where this pass found it; its weight v falls with every look that still shows the
-    concept. A projected pass begins with `redirect` at the weights of ``preserve`` in turn; the last solution stands
-    even when the loop then diverges.
+    concept. A projected pass begins with `redirect`, which stands even when the loop then diverges.
 
     Args:
         pipeline: the model; only ``layers`` change.
@@ -79,9 +78,8 @@ def resteer(
         latents: (N, C, h, w), pictures to forget and pictures of the anchor.
         retained: what the pass must leave alone.
         images_digest: digest of the pictures to forget, for the record.
-        still_shown: says, in [0, 1], how much of the pass's stop pictures shows the concept. It is asked after every
-            solution, to go on once it is fading, and every so many steps, to end once it is gone; without it, at the
-            ceiling.
+        still_shown: says, in [0, 1], how much of the pass's stop pictures shows the concept. It is asked every so many
+            steps, to end once it is gone; without it, the pass ends at the ceiling.
         progress: told after each step.
 
     Raises:
@@ -95,19 +93,8 @@ def resteer(
     stop = spec.stop
     looks: list[float] = []
     stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
-    solutions = 0
     if spec.projection is not None and spec.steps:
-        given, crossed = seen.read()
-        for preserve in spec.preserve:
-            for name, layer in layers.items():
-                layer.edit = before[name]
-            redirect(layers, given, crossed, retained.whole, preserve, spec.projection)
-            solutions += 1
-            progress(f"{_named(spec)}, closed form", solutions, len(spec.preserve))
-            if still_shown:
-                looks.append(_shown(still_shown()))
-                if stop and looks[-1] <= stop.fading:
-                    break
+        redirect(layers, *seen.read(), retained.whole, spec.preserve, spec.projection)
     hold = _Hold(layers, retained, spec.projection)
     trained = hold.unfold()
     masses: list[float] = []
@@ -149,7 +136,6 @@ def resteer(
         )
     return PassRecord(
         slug=spec.slug,
-        solutions=solutions,
         steps=len(masses),
         stopped=stopped,
         still_shown=tuple(looks),

@@ -148,7 +148,6 @@ def _tally_row(t: DetectorTally) -> tuple[str, ...]:
 def _passes(passes: PassRecords | None) -> Iterator[str]:
     header = (
         "Pass",
-        "Closed forms",
         "Steps",
         "Stopped",
         "Own pictures",
@@ -158,7 +157,6 @@ def _passes(passes: PassRecords | None) -> Iterator[str]:
     rows = (
         (
             p.slug,
-            str(p.solutions),
             str(p.steps),
             p.stopped,
             ", ".join(f"{100 * mean:.0f} %" for mean in p.still_shown) or "not looked at",

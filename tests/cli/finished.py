@@ -80,7 +80,6 @@ def _pass(slug: str) -> PassRecord:
         steps=1,
         stopped="ceiling",
         still_shown=(),
-        solutions=0,
         attention_mass=(0.5,),
         redirect_error=(0.1,),
         drift=0.01,

@@ -26,7 +26,6 @@ def test_each_look_draws_other_pictures_and_gives_a_probability(monkeypatch):
         prompts=prompts,
         frames=frames,
         every=8,
-        fading=0.5,
         gone=0.01,
     )
     pipeline = load_pipeline(shipped_model("emoji-sd"))
