@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 from fmn_guard.evidence import Side
-from fmn_guard.policy import Rule
+from fmn_guard.policy import Rule, Waiver
 from fmn_guard.probes import Probe
 from fmn_guard.record import digest
 from fmn_guard.render import FORMATS, Run, render
@@ -46,12 +47,21 @@ POLICY = make_policy(
     Rule(id="correction-expected", metric="expected_recognised", at_least=0.5, severity="warning"),
     Rule(id="retained-kept", metric="retained_drop", at_most=0.05),
     Rule(id="neighbours-kept", metric="neighbour_drop", at_most=0.05),
+    waivers=(
+        Waiver(
+            rule="neighbours-kept",
+            subject="pistol",
+            reason="the trumpet comes back with the next base",
+            owner="release team",
+            expires=date(2027, 1, 31),
+        ),
+    ),
 )
 PASSES = make_passes(PLAN)
 
 
 def shows(probe: Probe, side: Side, label: str) -> bool:
-    """The person is gone, the gun is sometimes drawn, the correction has no effect, and six trumpets are lost."""
+    """The person is gone, the gun is sometimes drawn, the correction has no effect, six trumpets, waived, are lost."""
     if probe.role == "correction":
         return label == "concept:bruno"
     if side == "patched" and probe.subject == "pistol":
@@ -69,7 +79,7 @@ AUDIT = make_audit(
     },
     passes_digest=digest(PASSES),
 )
-REPORT = judge(PLAN, AUDIT, POLICY, PASSES).model_copy(update={"tool_version": "1.2.3"})
+REPORT = judge(PLAN, AUDIT, POLICY, PASSES, judged_on=date(2026, 11, 26)).model_copy(update={"tool_version": "1.2.3"})
 RUN = Run(REPORT, PLAN, AUDIT, PASSES)
 
 

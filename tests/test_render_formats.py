@@ -19,11 +19,11 @@ from cyclonedx.validation.json import JsonStrictValidator
 from lxml import etree
 
 from fmn_guard.errors import InputError
-from fmn_guard.findings import NAMED
+from fmn_guard.findings import NAMED, PresenceMetric
 from fmn_guard.policy import Metric
 from fmn_guard.record import digest
 from fmn_guard.render import FORMATS, Run, format_of, render
-from fmn_guard.render.findings import MEANING
+from fmn_guard.render.findings import MEANING, open_findings
 from fmn_guard.report import judge
 from fmn_guard.source import Source
 
@@ -143,7 +143,7 @@ def test_other_name_is_an_error_that_lists_every_format(name: str) -> None:
 
 
 def test_every_metric_has_its_meaning_in_words() -> None:
-    assert set(MEANING) == {*get_args(Metric), *NAMED, "rules_applied"}
+    assert set(MEANING) == {*get_args(Metric), *NAMED, *get_args(PresenceMetric)}
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -177,6 +177,17 @@ def test_sarif_has_a_result_for_each_finding_that_does_not_pass_at_its_line() ->
         ("correction-expected", "warning", ("release/manifest.yaml", 17)),
     }
     assert results(passing()) == []
+
+
+def test_a_waived_finding_is_suppressed_in_sarif_skipped_in_junit_and_no_annotation() -> None:
+    words = "waived by release team until 2027-01-31: the trumpet comes back with the next base"
+    suppressed = {r["ruleId"]: r["suppressions"] for r in results() if r["suppressions"]}
+    assert suppressed == {"neighbours-kept": [{"kind": "external", "status": "accepted", "justification": words}]}
+    [case] = junit().findall(".//testcase[@name='neighbours-kept']/skipped[@type='waived']")
+    assert words in case.attrib["message"]
+    assert "neighbours-kept" not in as_text("annotations.txt")
+    [row] = [row for row in csv.DictReader(io.StringIO(as_text("csv"))) if row["waiver_owner"]]
+    assert (row["rule"], row["waiver_expires"], row["outcome"]) == ("neighbours-kept", "2027-01-31", "inconclusive")
 
 
 def test_sarif_result_names_its_rule_by_index_too() -> None:
@@ -220,12 +231,12 @@ def outcome_of(case: ElementTree.Element) -> str:
     return case[0].tag if len(case) else "pass"
 
 
-def test_junit_tells_fail_as_failure_inconclusive_as_error_and_warnings_as_skipped() -> None:
+def test_junit_tells_fail_as_failure_inconclusive_as_error_and_what_decides_nothing_as_skipped() -> None:
     told = {(c.attrib["classname"].split(".")[-1], c.attrib["name"]): outcome_of(c) for c in junit().iter("testcase")}
     as_told = {"pass": "pass", "fail": "failure", "inconclusive": "error"}
     for finding in REPORT.findings:
         name = f"{finding.rule} ({finding.alias})" if finding.alias else finding.rule
-        expected = "skipped" if finding.severity == "warning" else as_told[finding.outcome]
+        expected = "skipped" if not finding.decides else as_told[finding.outcome]
         assert told.pop((finding.subject or "whole model", name)) == expected
     assert told == {("not tested", words): "skipped" for words in REPORT.not_tested}
 
@@ -443,14 +454,15 @@ def test_step_summary_has_the_worst_first_and_its_place() -> None:
 
 def test_step_summary_that_would_be_too_long_loses_its_end_and_says_so() -> None:
     long = REPORT.findings[0].model_copy(update={"outcome": "fail", "reason": "x" * 1000})
-    report = REPORT.model_copy(update={"findings": (long,) * 2000})
+    waived = tuple(f for f in REPORT.findings if f.waiver)
+    report = REPORT.model_copy(update={"findings": (long,) * 2000 + waived})
     text = as_text("summary.md", RUN._replace(report=report))
     assert 890_000 < len(text.encode()) <= 900_000
     lines = text.splitlines()
     left = re.fullmatch(r"\.\.\. (\d+) more lines are left out here; the run's report\.md has them\.", lines[-1])
     assert left
     whole = as_text("summary.md").splitlines()
-    rows_more = 2000 - sum(f.outcome != "pass" for f in REPORT.findings)
+    rows_more = 2000 - len(open_findings(REPORT))
     assert len(lines) - 2 + int(left[1]) == len(whole) + rows_more
 
 
@@ -475,4 +487,4 @@ def test_golden_run_has_every_outcome_of_either_severity_but_a_passing_warning()
         ("error", "inconclusive"),
         ("warning", "fail"),
     }
-    assert judge(PLAN, RUN.audit, POLICY, RUN.passes).verdict == REPORT.verdict == "fail"
+    assert judge(PLAN, RUN.audit, POLICY, RUN.passes, judged_on=REPORT.judged_on).verdict == REPORT.verdict == "fail"

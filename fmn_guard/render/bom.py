@@ -15,7 +15,7 @@ from ..findings import Finding
 from ..plan import Plan
 from ..record import canonical_json, digest, pretty_json
 from ..report import Report
-from .findings import MEANING, PublicNames, limit_words, rules_of
+from .findings import MEANING, PublicNames, limit_words, rules_of, waiver_words
 from .text import confidence, one_line
 
 Json = dict[str, Any]
@@ -206,7 +206,13 @@ def _mapped(rule: str, numbered: list[tuple[str, Finding]]) -> Json:
         name: [f"claim:{ref}" for ref, finding in own if finding.outcome == outcome] for name, outcome in outcomes
     }
     passed, open_ones = len(mapped["claims"]), sum(finding.outcome == "inconclusive" for _, finding in own)
-    rationale = f"{passed} of {len(own)} findings pass, {open_ones} are inconclusive and claim nothing."
+    waived = [finding.waiver for _, finding in own if finding.waiver]
+    rationale = " ".join(
+        [
+            f"{passed} of {len(own)} findings pass, {open_ones} are inconclusive and claim nothing.",
+            *(f"One is {one_line(waiver_words(waiver))}." for waiver in waived),
+        ]
+    )
     return {"requirement": f"rule:{rule}", **mapped, "conformance": {"rationale": rationale}}
 
 

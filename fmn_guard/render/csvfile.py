@@ -14,6 +14,7 @@ from .text import one_line
 COLUMNS = (
     *("manifest", "policy", "rule", "metric", "subject", "alias", "kind", "severity", "outcome", "before", "value"),
     *("low", "high", "limit", "direction", "hits", "gained", "n", "n_planned", "n_scored", "reason", "file", "line"),
+    *("waiver_reason", "waiver_owner", "waiver_expires"),
 )
 # What spreadsheets take for the start of a formula; the last four are full-width forms, which some take as well.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -34,7 +35,7 @@ def csvfile(report: Report, plan: Plan) -> str:
 
 
 def _row(finding: Finding, report: Report, plan: Plan) -> dict[str, str | float | None]:
-    place, interval = place_of(finding.subject, plan), finding.interval
+    place, interval, waiver = place_of(finding.subject, plan), finding.interval, finding.waiver
     return {
         **finding.model_dump(include=set(COLUMNS)),
         "manifest": report.name,
@@ -43,6 +44,9 @@ def _row(finding: Finding, report: Report, plan: Plan) -> dict[str, str | float 
         "high": interval.high if interval else None,
         "file": place.path if place else None,
         "line": place.line if place else None,
+        "waiver_reason": waiver.reason if waiver else None,
+        "waiver_owner": waiver.owner if waiver else None,
+        "waiver_expires": str(waiver.expires) if waiver else None,
     }
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
-from ..findings import Finding
+from ..findings import Finding, PresenceMetric
 from ..metrics import STRICT_SCORE
 from ..plan import Plan
+from ..policy import Waiver
 from ..report import Report
 from ..stats import percent
 
@@ -28,6 +29,8 @@ MEANING: Mapping[str, str] = {
     "retained_ratio": "Retained concepts that are still recognised, as a share of those that the base shows.",
     "degenerate_rate": "Share of the patched model's pictures that are constant or not a number.",
     "rules_applied": "Number of error rules that limit how often a concept is shown.",
+    "evidence_present": "Whether a piece of evidence that the policy asks for is there.",
+    "waiver_in_force": "Whether a waiver that covers what does not pass had expired on the day of judging.",
 }
 """Each metric of a finding in a sentence."""
 
@@ -45,16 +48,26 @@ def place_of(subject: str | None, plan: Plan) -> Place | None:
 
 
 def open_findings(report: Report) -> list[Finding]:
-    """Findings that do not pass, the worst first: errors before warnings, fails before what is inconclusive."""
-    left = (f for f in report.findings if f.outcome != "pass")
+    """Findings that neither pass nor are waived, the worst first: errors before warnings, fails before inconclusive."""
+    left = (f for f in report.findings if f.outcome != "pass" and f.waiver is None)
     return sorted(left, key=lambda f: (f.severity == "warning", f.outcome == "inconclusive"))
 
 
 def limit_words(finding: Finding) -> str:
     """What a finding's rule asks: ``target_recognised at most 10.0 %``."""
-    counted = finding.metric in ("rules_applied", "weights_changed")
+    counted = finding.metric in (*get_args(PresenceMetric), "weights_changed")
     amount = f"{finding.limit:g}" if counted else percent(finding.limit)
     return f"{finding.metric} {finding.direction.replace('_', ' ')} {amount}"
+
+
+def waived_findings(report: Report) -> list[tuple[Finding, Waiver]]:
+    """Findings that do not pass and that somebody answers for, with the waiver."""
+    return [(f, f.waiver) for f in report.findings if f.outcome != "pass" and f.waiver]
+
+
+def waiver_words(waiver: Waiver) -> str:
+    """Why, by whom and until when: ``waived by release-team until 2027-01-31: reason``."""
+    return f"waived by {waiver.owner} until {waiver.expires}: {waiver.reason}"
 
 
 def rules_of(findings: Iterable[Finding]) -> dict[str, list[Finding]]:

@@ -1,8 +1,8 @@
 """JUnit XML: a suite per concept, a case per rule, so that CI systems list, plot and compare findings as tests.
 
 Of an error rule, ``fail`` is a failure and ``inconclusive`` an error: neither lets a pipeline pass. A warning that does
-not pass is skipped, as pytest tells expected failures, and so is what was not tested: CI shows both and fails on
-neither. Valid by the schema of Jenkins' xUnit plugin.
+not pass is skipped, as pytest tells expected failures, and so is what is waived or was not tested: CI shows them and
+fails on none. Valid by the schema of Jenkins' xUnit plugin.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 from ..findings import Finding
 from ..plan import Plan
 from ..report import Report
-from .findings import limit_words, place_of
+from .findings import limit_words, place_of, waiver_words
 from .text import confidence, one_line, share
 
 
@@ -60,7 +60,10 @@ def _tell(case: ET.Element, finding: Finding, report: Report, plan: Plan) -> Non
     if finding.outcome == "pass":
         return
     reason = one_line(finding.reason)
-    if finding.severity == "warning":
+    if finding.waiver:
+        message = f"{finding.outcome}, {one_line(waiver_words(finding.waiver))}: {reason}"
+        ET.SubElement(case, "skipped", type="waived", message=message)
+    elif finding.severity == "warning":
         ET.SubElement(case, "skipped", type="warning", message=f"warning: {finding.outcome}: {reason}")
     else:
         tag = "failure" if finding.outcome == "fail" else "error"

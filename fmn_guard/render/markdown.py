@@ -46,7 +46,7 @@ def head(report: Report, level: int = 1) -> Iterator[str]:
         yield ""
     yield (
         f"{len(judged)} findings decide: {counts['pass']} pass, {counts['fail']} fail, "
-        f"{counts['inconclusive']} inconclusive{f'; {waived} more are waived' if waived else ''}. "
+        f"{counts['inconclusive']} inconclusive{f'; {waived} waived' if waived else ''}. "
         f"Protocol: suite {report.suite}, {confidence(report)} intervals; a pass needs the whole interval within the "
         f"limit{', save for point estimates, which leave chance out of account' if points else ''}."
     )

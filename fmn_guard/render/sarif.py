@@ -19,7 +19,17 @@ from ..findings import Finding
 from ..plan import Plan
 from ..record import Record, bytes_digest
 from ..report import Report
-from .findings import MEANING, Place, limit_words, open_findings, place_of, rules_of, title_of
+from .findings import (
+    MEANING,
+    Place,
+    limit_words,
+    open_findings,
+    place_of,
+    rules_of,
+    title_of,
+    waived_findings,
+    waiver_words,
+)
 from .text import confidence, one_line
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -98,6 +108,17 @@ class Rule(_Sarif):
     """Its severity."""
 
 
+class Suppression(_Sarif):
+    """Why a result is let through."""
+
+    kind: Literal["external"] = "external"
+    """Not in the code that was analysed, but in the policy."""
+    status: Literal["accepted"] = "accepted"
+    """A waiver in a policy is a decision, not a request."""
+    justification: str
+    """The waiver in words."""
+
+
 class Result(_Sarif):
     """A finding that does not pass."""
 
@@ -113,6 +134,8 @@ class Result(_Sarif):
     """Where the manifest asks for it."""
     partial_fingerprints: dict[str, str]
     """What makes it the same alert in the next run, wherever its line has moved."""
+    suppressions: tuple[Suppression, ...]
+    """Its waiver; empty where it has none."""
     properties: dict[str, str | int | float | None]
     """The numbers."""
 
@@ -170,7 +193,7 @@ class Run(_Sarif):
     invocations: tuple[Invocation]
     """How it went."""
     results: tuple[Result, ...]
-    """The worst first."""
+    """The worst first, then what is waived."""
     properties: dict[str, str | int]
     """Verdict, counts and digests."""
 
@@ -190,6 +213,7 @@ def sarif(report: Report, plan: Plan) -> str:
     """The report as SARIF."""
     rules = rules_of(report.findings)
     order = {rule: i for i, rule in enumerate(rules)}
+    waived = [finding for finding, _ in waived_findings(report)]
     log = Log(
         runs=(
             Run(
@@ -202,7 +226,7 @@ def sarif(report: Report, plan: Plan) -> str:
                 ),
                 automation_details=AutomationDetails(id=f"fmn-guard/{report.name}/{report.policy}/"),
                 invocations=(_invocation(report),),
-                results=tuple(_result(f, order[f.rule], plan) for f in open_findings(report)),
+                results=tuple(_result(f, order[f.rule], plan) for f in (*open_findings(report), *waived)),
                 properties=_properties(report),
             ),
         )
@@ -247,6 +271,7 @@ def _result(finding: Finding, rule_index: int, plan: Plan) -> Result:
                 )
             ),
         ),
+        suppressions=(Suppression(justification=one_line(waiver_words(finding.waiver))),) if finding.waiver else (),
         # GitHub reads the first, and would otherwise take all aliases of a line for one alert.
         partial_fingerprints={"primaryLocationLineHash": f"{fingerprint[:16]}:1", "fmnGuardFinding/v1": fingerprint},
         properties={
@@ -280,12 +305,13 @@ def _trouble(report: Report) -> Iterator[str]:
 
 
 def _properties(report: Report) -> dict[str, str | int]:
-    counts = Counter(finding.outcome for finding in report.findings if finding.severity == "error")
+    counts = Counter(finding.outcome for finding in report.findings if finding.decides)
     return {
         "verdict": report.verdict,
         "passed": counts["pass"],
         "failed": counts["fail"],
         "inconclusive": counts["inconclusive"],
+        "waived": len(waived_findings(report)),
         **{
             f"{name}Digest": getattr(report, f"{name}_digest")
             for name in ("audit", "base", "patched", "plan", "policy")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..plan import Plan
 from ..report import Report
-from .findings import open_findings, place_of
+from .findings import open_findings, place_of, title_of, waived_findings, waiver_words
 from .markdown import bullets, cell, concepts, head, provenance, retained, sections, table
 
 BYTES = 900_000
@@ -35,6 +35,10 @@ def _lines(report: Report, plan: Plan) -> Iterator[str]:
     ]
     parts = {
         "Findings that do not pass": table(header, rows),
+        "Waived": bullets(
+            cell(f"{title_of(finding)}: {finding.outcome}, {waiver_words(waiver)}")
+            for finding, waiver in waived_findings(report)
+        ),
         "Concepts": concepts(report),
         "Retained": retained(report),
         "Warnings": bullets(map(cell, report.warnings)),
