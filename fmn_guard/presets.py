@@ -60,7 +60,7 @@ PRESETS = {
         language_pictures=24,
         kept_weight=20.0,
         stop_pictures=24,
-        look_every=8,
+        look_every=12,
         gone=0.005,
         threads=2,
     ),

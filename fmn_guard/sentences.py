@@ -38,7 +38,6 @@ CONTEXT_TEMPLATES = (
     "{x} on the left on a {c} background",
     "a photo of {x} in the style of {s}",
     "a {x}, {s}",
-    "a {s} of {x}",
 )
 STYLE_CONTEXT_TEMPLATES = (
     "a photo of {y} in the style of {x}",
