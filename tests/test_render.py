@@ -191,7 +191,7 @@ def test_unknown_suffix_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(InputError) as caught:
         render(Path("report.docx"), REPORT, PLAN, AUDIT, PASSES)
     assert ".docx" in caught.value.message
-    assert caught.value.hint == "known are .json and .md"
+    assert caught.value.hint == "known are .html, .json and .md"
 
 
 def test_verdict_table_reads_without_colour_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:

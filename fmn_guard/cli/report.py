@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import rich_click as click
 
@@ -14,6 +15,7 @@ from ..record import read_record, write_atomic
 from ..report import judge
 from ..shipped import find, policies
 from .console import emit, shown, talk
+from .pictures import Embed, read_pictures
 from .run import write_report
 
 
@@ -22,8 +24,15 @@ from .run import write_report
 @click.option(
     "-o", "--output", "outputs", multiple=True, type=click.Path(path_type=Path), help="File to write, by its suffix."
 )
+@click.option(
+    "--embed-samples",
+    type=click.Choice(get_args(Embed)),
+    default="blurred",
+    show_default=True,
+    help="Pictures in .html: none, people and the like blurred, or all sharp.",
+)
 @click.option("--policy", help="Judge the audit again under this policy, and rewrite the report.")
-def report(run: Path, outputs: tuple[Path, ...], policy: str | None) -> None:
+def report(run: Path, outputs: tuple[Path, ...], embed_samples: Embed, policy: str | None) -> None:
     """Print a finished run's verdict, or write it in other formats; the exit code says nothing about it."""
     from ..render import render
     from ..render.terminal import verdict_table
@@ -38,8 +47,10 @@ def report(run: Path, outputs: tuple[Path, ...], policy: str | None) -> None:
         check_suite(plan, rules, suite)
         result = judge(plan, audit, rules, passes)
         write_report(run, rules, result, plan, audit, passes, talk)
+    paged = any(output.suffix.lower() == ".html" for output in outputs)
+    pictures = read_pictures(run, plan, audit, embed_samples) if paged else {}
     for output in outputs:
-        write_atomic(output, render(output, result, plan, audit, passes))
+        write_atomic(output, render(output, result, plan, audit, passes, pictures))
         talk(f"wrote {shown(output)}")
     if not outputs:
         emit(verdict_table(result))

@@ -1,0 +1,36 @@
+"""Text that every format can hold: one line, without control characters and without folders of a machine.
+
+Each format adds its own escapes on top; names and error messages come from outside and may hold anything.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..report import Report
+from ..stats import percent
+
+# The folders of an absolute path: they name people and machines.
+_FOLDERS = re.compile(r"(?<![\w/.:-])(~|[A-Za-z]:)?[/\\]([^\s/\\]+[/\\])*(?=\w)")
+# What XML, YAML and UTF-8 cannot hold, and what turns the reading direction of the words after it.
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def one_line(text: str) -> str:
+    """Text on one line; what no format can hold becomes U+FFFD, and paths lose their folders."""
+    return _UNFIT.sub("\ufffd", " ".join(_FOLDERS.sub("", text).split()))
+
+
+def share(value: float | None) -> str:
+    """A share or drop in percent; ``none`` where nothing was counted."""
+    return "none" if value is None else percent(value)
+
+
+def confidence(report: Report) -> str:
+    """The confidence of a report's intervals: ``95 %``."""
+    return f"{100 * report.confidence:g} %"
+
+
+def short(digest: str | None) -> str:
+    """The first digits of a digest; ``none`` without one."""
+    return "none" if digest is None else digest.removeprefix("sha256:")[:12]
