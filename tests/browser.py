@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 import tempfile
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 PAPER = (702, 1016)
 """What the margins leave of A4, at 96 pixels an inch."""
+MARGIN = 46
+"""The margin, in the same pixels."""
 
 
 @contextmanager
@@ -45,9 +48,11 @@ def chromium() -> Iterator[Browser]:
 
 def photograph(page: Path, folder: Path) -> None:
     """Writes report-light.png, report-dark.png and report-print.png."""
+    from PIL import Image, ImageOps
+
     looks: tuple[tuple[str, Literal["light", "dark"], Literal["screen", "print"], tuple[int, int]], ...] = (
-        ("light", "light", "screen", (1200, 1320)),
-        ("dark", "dark", "screen", (1200, 1320)),
+        ("light", "light", "screen", (1280, 1200)),
+        ("dark", "dark", "screen", (1280, 1200)),
         ("print", "light", "print", PAPER),
     )
     with chromium() as browser:
@@ -55,7 +60,9 @@ def photograph(page: Path, folder: Path) -> None:
             tab = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             tab.emulate_media(media=media)
             tab.goto(page.as_uri())
-            tab.screenshot(path=folder / f"report-{name}.png")
+            taken = Image.open(io.BytesIO(tab.screenshot())).convert("RGB")
+            framed = ImageOps.expand(taken, MARGIN, "white") if media == "print" else taken
+            framed.quantize(256).save(folder / f"report-{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -318,7 +318,12 @@ def test_blurred_pictures_are_called_so() -> None:
 shares = st.floats(min_value=0, max_value=1)
 
 
-@given(st.tuples(shares, shares, shares).map(sorted), shares, st.sampled_from(["at_most", "at_least"]), st.booleans())
+@given(
+    st.tuples(shares, shares, shares).map(sorted),
+    st.floats(min_value=-1, max_value=1),
+    st.sampled_from(["at_most", "at_least"]),
+    st.booleans(),
+)
 def test_interval_plot_holds_everything_in_its_order(
     ends: list[float], limit: float, direction: str, paired: bool
 ) -> None:

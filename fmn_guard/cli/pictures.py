@@ -65,9 +65,8 @@ def _read(file: Path, judged: Digest | None, blur: bool) -> Picture:
         ) from error
     from ..render.html.samples import Picture
 
-    data = file.read_bytes()
     try:
-        picture = Image.open(BytesIO(data), formats=["PNG"]).convert("RGB")
+        picture = Image.open(file, formats=["PNG"]).convert("RGB")
         found: Digest | None = bytes_digest(picture.tobytes())
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # whatever Pillow says of a damaged file
         found = None
@@ -76,12 +75,14 @@ def _read(file: Path, judged: Digest | None, blur: bool) -> Picture:
             f"{file}: not the picture that was judged",
             hint="restore it, or leave pictures out with --embed-samples none",
         )
+    # Written anew in any case: a file can hold more than its pixels.
     out = BytesIO()
     if blur:
         picture.resize((BLURRED, BLURRED), Image.Resampling.BOX).save(out, "PNG")
         return Picture(out.getvalue(), "image/png", blurred=True)
     if max(picture.size) <= SHARP:
-        return Picture(data, "image/png", blurred=False)
+        picture.save(out, "PNG")
+        return Picture(out.getvalue(), "image/png", blurred=False)
     picture.thumbnail((SHARP, SHARP))
     picture.save(out, "JPEG", quality=90, subsampling=0)
     return Picture(out.getvalue(), "image/jpeg", blurred=False)

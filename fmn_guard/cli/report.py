@@ -40,15 +40,17 @@ def report(run: Path, outputs: tuple[Path, ...], embed_samples: Embed, policy: s
     plan = read_record(run / "plan.json", Plan)
     audit = read_record(run / "audit.json", Audit)
     passes = read_record(run / "passes.json", PassRecords) if audit.passes_digest is not None else None
+    rules = None
     if policy is None:
         result = check_run(run)
     else:
         rules, suite = lint_policy(find(policy, policies(), Path()))
         check_suite(plan, rules, suite)
         result = judge(plan, audit, rules, passes)
-        write_report(run, rules, result, plan, audit, passes, talk)
     paged = any(output.suffix.lower() == ".html" for output in outputs)
     pictures = read_pictures(run, plan, audit, embed_samples) if paged else {}
+    if rules is not None:
+        write_report(run, rules, result, plan, audit, passes, talk)
     for output in outputs:
         write_atomic(output, render(output, result, plan, audit, passes, pictures))
         talk(f"wrote {shown(output)}")

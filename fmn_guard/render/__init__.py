@@ -44,7 +44,7 @@ def render(
         case ".json":
             return pretty_json(report)
         case ".html":
-            from .html.page import html  # jinja2 is slower to import than all the rest of this package
+            from .html.page import html  # the gate needs no jinja2
 
             return html(report, plan, audit, passes, pictures)
         case _:

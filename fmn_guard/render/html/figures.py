@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...findings import Finding
-from ...stats import Interval
 
 WIDTH, HEIGHT = 132, 36
 """Size of a `Curve`, in pixels."""
@@ -40,7 +39,7 @@ def interval_plot(f: Finding) -> IntervalPlot | None:
     interval = f.interval or f.wilson or f.newcombe
     if interval is None:
         return None
-    least = 0.0 if f.newcombe is None else -1.0
+    least = min(f.limit, 0.0 if f.newcombe is None else -1.0)
     best = 0.0 if f.direction == "at_most" else 1.0
     marks = [best, f.limit, interval.low, interval.high]
     margin = _MARGIN * (max(marks) - min(marks) or 1)
@@ -90,11 +89,6 @@ def curve(values: Sequence[float], top: float) -> Curve:
             for i, v in enumerate(values)
         )
     )
-
-
-def percents(interval: Interval) -> tuple[float, float]:
-    """The ends of an interval of rates, in percent."""
-    return _rounded(100 * interval.low), _rounded(100 * interval.high)
 
 
 def _rounded(number: float) -> float:
