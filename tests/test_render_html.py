@@ -295,6 +295,7 @@ def test_pair_says_what_is_wrong_with_it_and_how_surely() -> None:
     assert PAGE.text.count("still shown") >= 6
     assert "base 90.0 % patched 5.0 %" in PAGE.text
     assert "patched unscored" in PAGE.text
+    assert "2 of 2, declared neighbours first" in PAGE.text
 
 
 def test_picture_of_one_side_only_leaves_a_place_for_the_other() -> None:
