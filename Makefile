@@ -10,12 +10,17 @@ comma := ,
 READY := $(VENV)/.ready-
 ALL := $(READY)all
 DEV := $(READY)all+dev
+BROWSER := $(READY)all+dev+browser
 TRAINING := $(READY)all+training
+
+# Checks whether a page is usable by everybody; fetched rather than included, for its licence is MPL-2.0.
+AXE_VERSION := 4.14.1
+AXE := $(VENV)/axe-core-$(AXE_VERSION).js
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install quickstart quickstart-strict test test-slow check format eval-builtin bench
+.PHONY: help install quickstart quickstart-strict test test-slow test-html screenshots check format eval-builtin bench
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,6 +38,12 @@ test: $(DEV) ## Run the tests.
 
 test-slow: $(DEV) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow
+
+test-html: $(BROWSER) $(AXE) ## Look at report.html in Chromium, which must be installed; needs npm.
+	AXE_CORE=$(AXE) $(BIN)/python -m pytest -m browser
+
+screenshots: $(BROWSER) ## Photograph the report of a run, RUN=audits/..., into docs.
+	$(BIN)/python -m tests.browser $(RUN) docs
 
 check: $(DEV) ## Check style and types.
 	$(BIN)/ruff check .
@@ -56,3 +67,7 @@ $(BIN)/python:
 $(READY)%: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(subst +,$(comma),$*)]'
 	@touch $@
+
+$(AXE): | $(BIN)/python
+	npm pack --silent --pack-destination $(VENV) axe-core@$(AXE_VERSION)
+	tar -xzOf $(VENV)/axe-core-$(AXE_VERSION).tgz package/axe.min.js > $@

@@ -34,6 +34,11 @@ class Probe(Record):
     held_out: bool = False
     """Retained and left out of the eraser's retain vocabulary."""
 
+    @property
+    def picture_name(self) -> str:
+        """Name of its pictures' files, in the folder of a side."""
+        return f"{self.id.replace('/', '-')}.png"
+
 
 def probes_of(manifest: Manifest, suite: AuditSuite) -> Iterator[Probe]:
     """Resolves a suite's templates and counts against what a manifest forgets, corrects and keeps.

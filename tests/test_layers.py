@@ -46,7 +46,7 @@ LIBRARIES = {
     "__main__": frozenset[str](),
     **dict.fromkeys(PAPER, PAPER_LIBRARIES),
     "facts": PAPER_LIBRARIES | {"tokenizers", "huggingface_hub"},
-    "render": PAPER_LIBRARIES | {"rich"},
+    "render": PAPER_LIBRARIES | {"rich", "jinja2"},
     "model": PAPER_LIBRARIES | TORCH_LIBRARIES,
     "forget": PAPER_LIBRARIES | TORCH_LIBRARIES,
     "audit": PAPER_LIBRARIES | TORCH_LIBRARIES | {"nudenet", "onnxruntime", "cv2"},
@@ -273,7 +273,7 @@ def _distribution(found: Import) -> str:
     [
         ("fmn_guard", ("run", "nudenet")),
         ("training", ("run", "nudenet", "training")),
-        ("tests", ("run", "nudenet", "dev")),
+        ("tests", ("run", "nudenet", "dev", "browser")),
         ("benchmarks", ("run", "nudenet")),
     ],
 )

@@ -141,7 +141,7 @@ def _observe(
     for i, probe in enumerate(probes):
         seen = panel.observe(probe, side, pixels[i], broken[i], scores[i])
         if images is not None and not broken[i] and not _explicit(seen):
-            path = images / side / f"{probe.id.replace('/', '-')}.png"
+            path = images / side / probe.picture_name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[i]).save(path)
         observations.append(seen)

@@ -19,6 +19,7 @@ from ..shipped import find, policies
 from .console import Talk, keep_quiet, shown, talk
 from .device import device_option
 from .output import Outputs, output_options
+from .pictures import Embed
 from .plan import show_plan
 from .progress import reporting
 from .run import check_folder, conclude, default_folder, finished_audit, finished_passes, lacks_instrument, open_folder
@@ -44,6 +45,7 @@ def apply(
     no_images: bool,
     outputs: tuple[Path, ...],
     github: bool,
+    embed_samples: Embed,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -57,7 +59,7 @@ def apply(
     rules, suite = lint_policy(find(policy, policies(), Path()))
     plan = compile_plan(document, suite, checkpoint)
     run = out or default_folder(plan)
-    asked = Outputs(outputs, github, run, as_json)
+    asked = Outputs(outputs, github, embed_samples, run, as_json)
     if save_checkpoint is not None and save_checkpoint.exists() and any(save_checkpoint.iterdir()):
         raise InputError(f"{shown(save_checkpoint)} is not empty", hint="give a new folder; nothing is overwritten")
     if dry_run:

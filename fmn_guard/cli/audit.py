@@ -16,6 +16,7 @@ from ..shipped import find, policies
 from .console import emit_json, keep_quiet, shown, talk
 from .device import device_option
 from .output import Outputs, output_options
+from .pictures import Embed
 from .progress import reporting
 from .run import check_folder, conclude, default_folder, finished_audit, lacks_instrument, open_folder
 
@@ -43,6 +44,7 @@ def audit(
     no_images: bool,
     outputs: tuple[Path, ...],
     github: bool,
+    embed_samples: Embed,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -56,7 +58,7 @@ def audit(
     plan = compile_plan(document, suite, original)
     suspect = describe_checkpoint(CheckpointRef(checkpoint=checkpoint), Path())
     run = out or default_folder(plan, suspect.facts.identity)
-    asked = Outputs(outputs, github, run, as_json)
+    asked = Outputs(outputs, github, embed_samples, run, as_json)
     if measure_only and (outputs or github):
         raise InputError("--measure-only gives no verdict to write", hint="leave out -o and --github, or judge")
     check_folder(run, plan)

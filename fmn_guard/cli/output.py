@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import rich_click as click
 
@@ -21,6 +21,7 @@ from ..record import write_atomic
 from ..render import FORMATS, format_of, render
 from ..report import Report
 from .console import Talk, shown
+from .pictures import Embed, read_pictures
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -36,7 +37,7 @@ def formats_help() -> str:
 
 
 def output_options(command: F) -> F:
-    """Adds the options; the command gets ``outputs`` and ``github``."""
+    """Adds the options; the command gets ``outputs``, ``github`` and ``embed_samples``."""
     output = click.option(
         "-o",
         "--output",
@@ -52,7 +53,14 @@ def output_options(command: F) -> F:
         is_flag=True,
         help="In GitHub Actions: add the summary to the step's, and annotate the manifest.",
     )
-    return output(github(command))
+    samples = click.option(
+        "--embed-samples",
+        type=click.Choice(get_args(Embed)),
+        default="blurred",
+        show_default=True,
+        help="Pictures in .html: none, people and the like blurred, or all sharp.",
+    )
+    return output(samples(github(command)))
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Outputs:
 
     files: tuple[Path, ...]
     github: bool
+    samples: Embed
     run: Path
     as_json: bool = False
 
@@ -99,7 +108,9 @@ class Outputs:
 
     def rendered(self, report: Report, plan: Plan, audit: Audit, passes: PassRecords | None) -> Rendered:
         """Renders all of it; nothing is written yet."""
-        texts = {path: render(path, report, plan, audit, passes) for path in self.files}
+        paged = any(format_of(path) is FORMATS["html"] for path in self.files)
+        pictures = read_pictures(self.run, plan, audit, self.samples) if paged else {}
+        texts = {path: render(path, report, plan, audit, passes, pictures) for path in self.files}
         if not self.github:
             return Rendered(texts)
         told = (render(Path(name), report, plan, audit, passes) for name in ("summary.md", "annotations.txt"))

@@ -15,6 +15,7 @@ from ..report import judge
 from ..shipped import find, policies
 from .console import emit, talk
 from .output import Outputs, formats_help, output_options
+from .pictures import Embed
 from .run import write_report
 from .today import today
 
@@ -27,11 +28,11 @@ from .today import today
 @click.argument("run", type=click.Path(path_type=Path))
 @output_options
 @click.option("--policy", help="Judge the audit again under this policy, and rewrite the report.")
-def report(run: Path, outputs: tuple[Path, ...], github: bool, policy: str | None) -> None:
+def report(run: Path, outputs: tuple[Path, ...], github: bool, embed_samples: Embed, policy: str | None) -> None:
     """Shows a finished run, or judges it again."""
     from ..render.terminal import verdict_table
 
-    asked = Outputs(outputs, github, run)
+    asked = Outputs(outputs, github, embed_samples, run)
     plan = read_record(run / "plan.json", Plan)
     audit = read_record(run / "audit.json", Audit)
     passes = read_record(run / "passes.json", PassRecords) if audit.passes_digest is not None else None

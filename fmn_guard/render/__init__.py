@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..errors import InputError
@@ -20,6 +21,7 @@ from .annotations import github_annotations
 from .badge import badge
 from .bom import bom
 from .csvfile import csvfile
+from .html.samples import Pictures
 from .junit import junit
 from .markdown import markdown
 from .modelcard import modelcard
@@ -33,6 +35,7 @@ class Run(NamedTuple):
     plan: Plan
     audit: Audit
     passes: PassRecords | None
+    pictures: Pictures = MappingProxyType({})
 
 
 class Format(NamedTuple):
@@ -50,7 +53,14 @@ def _sarif(run: Run) -> str:
     return sarif(run.report, run.plan)
 
 
+def _html(run: Run) -> str:
+    from .html.page import html  # the gate needs no jinja2
+
+    return html(*run)
+
+
 FORMATS: Mapping[str, Format] = {
+    "html": Format("one page with pictures, for people", _html),
     "md": Format("all of it, for people", lambda run: markdown(run.report, run.plan, run.passes)),
     "json": Format("all of it, for programs", lambda run: pretty_json(run.report)),
     "sarif": Format("SARIF 2.1.0, for code scanning", _sarif),
@@ -79,7 +89,14 @@ def format_of(path: Path) -> Format:
     raise InputError(f"{path.name}: no report format ends so", hint=f"known are {', '.join(FORMATS)}")
 
 
-def render(path: Path, report: Report, plan: Plan, audit: Audit, passes: PassRecords | None) -> str:
+def render(
+    path: Path,
+    report: Report,
+    plan: Plan,
+    audit: Audit,
+    passes: PassRecords | None,
+    pictures: Pictures = MappingProxyType({}),
+) -> str:
     """The text of a report, in the format that a file's name asks for.
 
     Args:
@@ -88,8 +105,9 @@ def render(path: Path, report: Report, plan: Plan, audit: Audit, passes: PassRec
         plan: What was planned.
         audit: What was measured; for formats that show single pictures.
         passes: What the eraser did; None for a checkpoint that fmn-guard did not make.
+        pictures: Pictures for formats that show them.
 
     Raises:
         InputError: no format's name ends so.
     """
-    return format_of(path).write(Run(report, plan, audit, passes))
+    return format_of(path).write(Run(report, plan, audit, passes, pictures))

@@ -14,7 +14,7 @@ from fmn_guard.shipped import manifests, policies
 
 from .finished import finished_run
 
-HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "numpy", "huggingface_hub", "lxml", "cyclonedx")
+HEAVY = "torch diffusers transformers matplotlib numpy huggingface_hub lxml cyclonedx PIL jinja2".split()
 SCRIPT = f"""
 import json, sys
 from fmn_guard.cli import main
@@ -70,3 +70,8 @@ def test_command_on_a_finished_run_never_imports_torch(command: str, tmp_path: P
         "apply": ["apply", str(run.manifest), "--policy", str(run.policy), "--out", str(run.folder)],
     }
     assert _loaded_by(arguments[command], tmp_path) == []
+
+
+def test_page_needs_a_template_and_pillow_only_for_pictures(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    assert _loaded_by(["report", str(run.folder), "-o", str(tmp_path / "r.html")], tmp_path) == ["jinja2"]
