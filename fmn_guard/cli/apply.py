@@ -21,7 +21,16 @@ from .device import device_option
 from .output import Outputs, output_options
 from .plan import show_plan
 from .progress import reporting
-from .run import check_folder, conclude, default_folder, finished_audit, finished_passes, lacks_instrument, open_folder
+from .run import (
+    check_folder,
+    conclude,
+    default_folder,
+    finished_audit,
+    finished_passes,
+    lacks_instrument,
+    open_folder,
+    unlist,
+)
 
 
 @click.command()
@@ -84,6 +93,7 @@ def _forget(plan: Plan, checkpoint: Checkpoint, run: Path, device: str, say: Tal
         return passes
     from ..forget.runner import run_plan
 
+    unlist(run)
     return run_plan(plan, checkpoint, run, device=device, progress=progress)
 
 
@@ -114,6 +124,7 @@ def _audit(
     patched = load_pipeline(checkpoint.folder, device)
     apply_patch(patched, patch, base_digest)
     if audit is None:
+        unlist(run)
         audit = run_audit(
             plan,
             load_pipeline(checkpoint.folder, device),

@@ -17,7 +17,7 @@ from .console import emit_json, keep_quiet, shown, talk
 from .device import device_option
 from .output import Outputs, output_options
 from .progress import reporting
-from .run import check_folder, conclude, default_folder, finished_audit, lacks_instrument, open_folder
+from .run import check_folder, conclude, default_folder, finished_audit, lacks_instrument, open_folder, unlist
 
 
 @click.command()
@@ -73,6 +73,7 @@ def audit(
         from ..audit.auditor import run_audit
         from ..model.checkpoint import load_pipeline
 
+        unlist(run)
         with reporting(quiet) as progress:
             measured = run_audit(
                 plan,
