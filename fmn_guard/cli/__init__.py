@@ -13,6 +13,7 @@ from .apply import apply
 from .audit import audit
 from .clean import clean
 from .completion import completion
+from .diff import diff
 from .doctor import doctor
 from .gate import gate
 from .init import init
@@ -41,7 +42,7 @@ def main() -> None:
 
 for command in (
     *(init, lint, plan, apply, audit, report, gate),
-    *(verify, keygen, sign, clean),
+    *(verify, keygen, sign, diff, clean),
     *(policy, schema, sample, doctor, completion),
 ):
     main.add_command(command)

@@ -153,3 +153,35 @@ def test_without_the_extra_the_way_to_install_it_is_told(run: Run, key: Path, mo
     assert result.exit_code == 1
     assert "pip install 'fmn-guard[sign]'" in result.stderr
     assert _run("verify", run.folder).exit_code == 0
+
+
+def test_diff_exits_with_3_on_a_regression_and_with_0_on_the_way_back(tmp_path: Path) -> None:
+    homes = [tmp_path / name for name in ("good", "bad")]
+    for home in homes:
+        home.mkdir()
+    good, bad = (finished_run(home, still_drawn=home.name == "bad").folder for home in homes)
+    worse = _run("diff", good, bad)
+    assert worse.exit_code == 3
+    assert "worse" in worse.stdout
+    assert worse.stdout.index("verdict") < worse.stdout.index("suppressed")
+    better = _run("diff", bad, good, "--json")
+    assert better.exit_code == 0
+    assert json.loads(better.stdout)["improvements"]
+    assert _run("diff", good, good).exit_code == 0
+
+
+def test_diff_says_first_what_is_not_comparable(run: Run, tmp_path: Path) -> None:
+    (home := tmp_path / "home").mkdir()
+    other = finished_run(home)
+    other.policy.write_text(other.policy.read_text(encoding="utf-8").replace("easy", "other"), encoding="utf-8")
+    assert _run("report", other.folder, "--policy", other.policy).exit_code == 0
+    result = _run("diff", run.folder, other.folder)
+    assert result.stdout.startswith("NOT COMPARABLE: policy: easy (")
+    as_json = _run("diff", run.folder, other.folder, "--json")
+    assert "NOT COMPARABLE" in as_json.stderr
+    assert json.loads(as_json.stdout)["not_comparable"][0]["what"] == "policy"
+
+
+def test_diff_of_a_broken_run_is_refused(run: Run) -> None:
+    (run.folder / "report.md").write_text("pass", encoding="utf-8")
+    assert _run("diff", run.folder, run.folder).exit_code == 2
