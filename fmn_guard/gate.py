@@ -13,6 +13,7 @@ from typing import assert_never
 from .chain import check_files, read_cleaned
 from .errors import BrokenChain, InputError
 from .evidence import Audit, PassRecords
+from .index import check_index
 from .plan import Plan
 from .policy import ReleasePolicy
 from .record import Digest, Record, digest, file_digest, read_record
@@ -116,6 +117,9 @@ class Verified(Record):
     key_checked: bool
     """Whether the signature was checked against a key that was given; without, anybody may have made it."""
 
+    index_lines: int | None
+    """Lines of the index beside the run, each of which follows from the one before; None where there is no index."""
+
     @property
     def signature_words(self) -> str:
         """The signature in words."""
@@ -127,7 +131,7 @@ class Verified(Record):
 def verify_run(
     run: Path, keys: Sequence[Path] = (), demanded: tuple[ReleasePolicy, AuditSuite] | None = None
 ) -> Verified:
-    """Checks every byte of a run folder, judges its audit anew, and checks its signature.
+    """Checks every byte of a run folder, judges its audit anew, and checks its signature and the index beside it.
 
     Args:
         run: The run folder, with its ``files.json``.
@@ -141,6 +145,7 @@ def verify_run(
     files = check_files(run)
     report = check_run(run, demanded)
     signature = check_signature(run, report, files, keys)
+    lines = check_index(run, report)
     return Verified(
         verdict=report.verdict,
         report_digest=digest(report),
@@ -148,6 +153,7 @@ def verify_run(
         cleaned=read_cleaned(run).files,
         signed_by=signature.keyid if signature else None,
         key_checked=bool(keys),
+        index_lines=lines,
     )
 
 

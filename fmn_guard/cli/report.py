@@ -16,7 +16,7 @@ from ..report import judge
 from ..shipped import find, policies
 from .console import emit, talk
 from .output import Outputs, formats_help, output_options
-from .run import list_files, reports, write_report
+from .run import index, list_files, reports, write_report
 from .today import today
 
 
@@ -52,5 +52,7 @@ def report(run: Path, outputs: tuple[Path, ...], github: bool, policy: str | Non
     rendered.write(talk)
     if rules is not None or listed is not None:
         list_files(run, listed, written, talk)
+    if rules is not None:
+        index(run, result, talk)
     if not outputs:
         emit(verdict_table(result))

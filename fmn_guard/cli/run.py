@@ -11,6 +11,7 @@ from ..chain import FILES, SIGNATURE, Files, read_files, write_files
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
 from ..gate import exit_code
+from ..index import INDEX, append_line
 from ..plan import Plan
 from ..policy import ReleasePolicy
 from ..record import digest, file_digest, read_record, write_atomic, write_record
@@ -19,11 +20,14 @@ from .console import Talk, emit, emit_json, shown
 from .output import Outputs
 from .today import today
 
+AUDITS = Path("audits")
+"""Where runs go unless told otherwise; what is concluded there is kept in its index."""
+
 
 def default_folder(plan: Plan, *parts: str) -> Path:
     """``audits/<name>-<digest>``, with eight digits of the plan's digest and of each further one."""
     digests = (part.removeprefix("sha256:")[:8] for part in (plan.digest, *parts))
-    return Path("audits", "-".join([plan.name, *digests]))
+    return AUDITS.joinpath("-".join([plan.name, *digests]))
 
 
 def check_folder(run: Path, plan: Plan) -> None:
@@ -109,6 +113,13 @@ def list_files(run: Path, listed: Files | None, written: Iterable[Path], say: Ta
         say(f"warning: {shown(run / SIGNATURE)} signs what was there before: sign again with `fmn-guard sign`")
 
 
+def index(run: Path, report: Report, say: Talk) -> None:
+    """Adds a conclusion to the index of the folder that the run is in, if that is `AUDITS` or has one already."""
+    parent = run.resolve().parent
+    if (parent == AUDITS.resolve() or (parent / INDEX).exists()) and append_line(run, report):
+        say(f"added a line to {shown(parent / INDEX)}")
+
+
 def conclude(
     run: Path,
     policy: ReleasePolicy,
@@ -127,6 +138,7 @@ def conclude(
     write_report(run, policy, report, plan, audit, passes, say)
     rendered.write(say)
     list_files(run, listed, [*reports(run), *rendered.paths], say)
+    index(run, report, say)
     if outputs.as_json:
         emit_json(report)
     elif not outputs.to_stdout:

@@ -28,3 +28,5 @@ def verify(run: Path, keys: tuple[Path, ...], as_json: bool) -> None:
     if verified.cleaned:
         click.echo(f"of them {len(verified.cleaned)} were cleaned: their digests are known, their content is not")
     click.echo(f"signature: {verified.signature_words}")
+    if verified.index_lines is not None:
+        click.echo(f"index: {verified.index_lines} lines, the last about this run tells of this report")

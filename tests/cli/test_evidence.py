@@ -185,3 +185,19 @@ def test_diff_says_first_what_is_not_comparable(run: Run, tmp_path: Path) -> Non
 def test_diff_of_a_broken_run_is_refused(run: Run) -> None:
     (run.folder / "report.md").write_text("pass", encoding="utf-8")
     assert _run("diff", run.folder, run.folder).exit_code == 2
+
+
+def test_what_is_concluded_among_the_audits_is_kept_in_their_index(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("audits").mkdir()
+    run.folder.rename("audits/mine")
+    judged = ("report", "audits/mine", "--policy", run.policy)
+    assert "index.jsonl" in _run(*judged).stderr
+    assert "index.jsonl" not in _run(*judged).stderr
+    assert len(Path("audits/index.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert "index: 1 lines" in _run("verify", "audits/mine").stdout
+    run.policy.write_text(run.policy.read_text(encoding="utf-8").replace("0.5", "0.6"), encoding="utf-8")
+    assert _run("apply", run.manifest, "--policy", run.policy, "--out", "audits/mine").exit_code == 0
+    assert "index: 2 lines" in _run("verify", "audits/mine").stdout
