@@ -22,6 +22,7 @@ from .lint import lint
 from .plan import plan
 from .policy import policy
 from .program import Program
+from .replay import replay
 from .report import report
 from .sample import sample
 from .schema import schema
@@ -42,7 +43,7 @@ def main() -> None:
 
 for command in (
     *(init, lint, plan, apply, audit, report, gate),
-    *(verify, keygen, sign, diff, clean),
+    *(verify, keygen, sign, replay, diff, clean),
     *(policy, schema, sample, doctor, completion),
 ):
     main.add_command(command)
