@@ -145,7 +145,6 @@ def _mismatches(before: Judged, after: Judged) -> tuple[Mismatch, ...]:
 
 def _conditions(run: Judged) -> dict[Literal["suite", "base", "policy", "recogniser", "confidence"], str]:
     plan, report = run
-    # Runs that are judged have a recogniser, if only one that did not load.
     recogniser = next(iter(report.instruments), None)
     return {
         "suite": _with_digest(plan.suite, plan.suite_digest),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 
+_ABSENT = "absent"  # equal to no digest, nor to None, which is a picture that is not a number
+
+
 class Redrawn(Record):
     """One picture that came out otherwise."""
 
@@ -89,7 +92,9 @@ def replay(
         given = [pool.submit(_digests, plan, model, probes) for _, model, probes in batches]
         for (side, _, probes), digests in zip(batches, given, strict=True):
             pairs = zip(probes, digests.result(), strict=True)
-            differing += [Redrawn(probe=p.id, side=side) for p, found in pairs if stated[side, p.id] != found]
+            differing += [
+                Redrawn(probe=p.id, side=side) for p, found in pairs if stated.get((side, p.id), _ABSENT) != found
+            ]
             drawn += len(probes)
             progress("drawing again", drawn, planned)
     return Replay(drawn=drawn, planned=len(audit.observations), differing=tuple(differing))

@@ -117,6 +117,14 @@ def test_probe_whose_pixels_differ_is_named(run: Path, plan: Plan, tiny_checkpoi
     assert [(each.probe, each.side) for each in found.differing] == [(spoiled, side)]
 
 
+def test_picture_that_the_audit_leaves_out_differs(run: Path, plan: Plan, tiny_checkpoint: Path) -> None:
+    audit, pipeline = _audit(run), load_pipeline(tiny_checkpoint)
+    base = [o for o in audit.observations if o.side == "base"]
+    drawn_twice = [*base[1:], *(o.model_copy(update={"side": "patched"}) for o in base)]
+    found = replay(plan, audit.model_copy(update={"observations": tuple(drawn_twice)}), pipeline, pipeline, share=1.0)
+    assert [(each.probe, each.side) for each in found.differing] == [(base[0].probe, "base")]
+
+
 def test_audit_of_another_model_ends_with_2_and_names_its_probes(
     run: Path, plan: Plan, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
