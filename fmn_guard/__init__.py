@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .facts import Checkpoint, describe_checkpoint
     from .forget.patch import apply_patch
     from .forget.runner import run_plan
-    from .gate import check_run
+    from .gate import check_run, verify_run
     from .lint import lint_manifest
     from .manifest import Manifest, load_manifest
     from .model.checkpoint import load_pipeline, save_checkpoint
@@ -69,6 +69,7 @@ _HOME = {
     "run_audit": "audit.auditor",
     "run_plan": "forget.runner",
     "save_checkpoint": "model.checkpoint",
+    "verify_run": "gate",
 }
 
 __all__ = [
@@ -94,6 +95,7 @@ __all__ = [
     "run_audit",
     "run_plan",
     "save_checkpoint",
+    "verify_run",
 ]
 
 

@@ -1,20 +1,25 @@
 """The last step of a release pipeline: is this run of one piece, and what does it say.
 
 run folder --check_run--> Report --exit_code--> 0 pass, 3 fail, 4 inconclusive
+run folder --verify_run--> Verified    the same, after every byte was checked, and the signature
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
+from .chain import check_files, read_cleaned
 from .errors import BrokenChain, InputError
 from .evidence import Audit, PassRecords
+from .index import check_index
 from .plan import Plan
 from .policy import ReleasePolicy
-from .record import Digest, digest, file_digest, read_record
+from .record import Digest, Record, digest, file_digest, read_record
 from .render import render
 from .report import Outcome, Report, judge
+from .signing import check_signature
 from .suite import AuditSuite
 
 
@@ -94,6 +99,62 @@ def check_run(run: Path, demanded: tuple[ReleasePolicy, AuditSuite] | None = Non
     if demanded is not None:
         _judged_by(run / "report.json", report, plan, *demanded)
     return report
+
+
+class Verified(Record):
+    """What `verify_run` found in order."""
+
+    verdict: Outcome
+    """The verdict, recomputed from what was observed."""
+    report_digest: Digest
+    """Digest of report.json as a record."""
+    files: dict[str, Digest]
+    """Digest of the bytes of each file of the run."""
+    cleaned: tuple[str, ...]
+    """Those that were removed on purpose: only their digests are known."""
+    signed_by: str | None
+    """Id of the key that signed; None where there is no signature."""
+    key_checked: bool
+    """Whether the signature was checked against a key that was given; without, anybody may have made it."""
+
+    index_lines: int | None
+    """Lines of the index beside the run, each of which follows from the one before; None where there is no index."""
+
+    @property
+    def signature_words(self) -> str:
+        """The signature in words."""
+        if self.signed_by is None:
+            return "none"
+        return f"of this run, by key {self.signed_by[:12]}{'' if self.key_checked else ', not checked against a key'}"
+
+
+def verify_run(
+    run: Path, keys: Sequence[Path] = (), demanded: tuple[ReleasePolicy, AuditSuite] | None = None
+) -> Verified:
+    """Checks every byte of a run folder, judges its audit anew, and checks its signature and the index beside it.
+
+    Args:
+        run: The run folder, with its ``files.json``.
+        keys: Files of public keys, of which one must have signed; without any, a signature need only be of this run.
+        demanded: As for `check_run`.
+
+    Raises:
+        BrokenChain: the first file that differs.
+        InputError: a file is missing or unreadable.
+    """
+    files = check_files(run)
+    report = check_run(run, demanded)
+    signature = check_signature(run, report, files, keys)
+    lines = check_index(run, report)
+    return Verified(
+        verdict=report.verdict,
+        report_digest=digest(report),
+        files=files.files,
+        cleaned=read_cleaned(run).files,
+        signed_by=signature.keyid if signature else None,
+        key_checked=bool(keys),
+        index_lines=lines,
+    )
 
 
 def _judged_by(file: Path, report: Report, plan: Plan, policy: ReleasePolicy, suite: AuditSuite) -> None:

@@ -18,9 +18,9 @@ PACKAGE = ROOT / "fmn_guard"
 
 # The first part of a module's path below fmn_guard, such as `plan` or `cli`.
 PAPER = frozenset(
-    "cases cost evidence explain facts faults findings frameworks gate lint manifest metrics plan policy presets "
-    "probes progress record render report schema sentences shipped source stats suite untested waivers weights "
-    "yamlfile".split()
+    "cases chain cost diff evidence explain facts faults findings frameworks gate index lint manifest metrics plan "
+    "policy presets probes progress record render report schema sentences shipped signing source stats suite untested "
+    "waivers weights yamlfile".split()
 )
 TORCH_HALF = frozenset({"model", "forget", "audit"})
 
@@ -40,6 +40,7 @@ PAPER_LIBRARIES = frozenset({"pydantic", "pydantic_core", "ruamel", "rfc8785"})
 TORCH_LIBRARIES = frozenset(
     {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "PIL", "huggingface_hub"}
 )
+SIGNING_LIBRARIES = frozenset({"cryptography", "securesystemslib"})
 LIBRARIES = {
     "errors": frozenset[str](),
     "__init__": frozenset[str](),
@@ -47,6 +48,7 @@ LIBRARIES = {
     **dict.fromkeys(PAPER, PAPER_LIBRARIES),
     "facts": PAPER_LIBRARIES | {"tokenizers", "huggingface_hub"},
     "render": PAPER_LIBRARIES | {"rich", "jinja2"},
+    "signing": PAPER_LIBRARIES | SIGNING_LIBRARIES,
     "model": PAPER_LIBRARIES | TORCH_LIBRARIES,
     "forget": PAPER_LIBRARIES | TORCH_LIBRARIES,
     "audit": PAPER_LIBRARIES | TORCH_LIBRARIES | {"nudenet", "onnxruntime", "cv2"},
@@ -58,6 +60,7 @@ LAZY_LIBRARIES = {
     "facts": frozenset({"huggingface_hub"}),
     "audit": frozenset({"nudenet", "onnxruntime", "cv2"}),
     "cli": TORCH_LIBRARIES,
+    "signing": SIGNING_LIBRARIES,
 }
 
 # Distributions that are called otherwise than what they are imported as.
@@ -271,10 +274,10 @@ def _distribution(found: Import) -> str:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("fmn_guard", ("run", "nudenet")),
+        ("fmn_guard", ("run", "nudenet", "sign")),
         ("training", ("run", "nudenet", "training")),
-        ("tests", ("run", "nudenet", "dev", "browser")),
-        ("benchmarks", ("run", "nudenet")),
+        ("tests", ("run", "nudenet", "sign", "dev", "browser")),
+        ("benchmarks", ("run", "nudenet", "sign")),
     ],
 )
 def test_every_import_is_a_declared_dependency(folder: str, extras: tuple[str, ...]) -> None:

@@ -148,7 +148,7 @@ def test_every_metric_has_its_meaning_in_words() -> None:
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_no_format_says_deleted_or_compliant(ending: str) -> None:
-    text = as_text(ending).lower().replace("suppression is not deletion", "")
+    text = as_text(ending).lower().replace("suppression is not deletion", "").replace("does not delete", "")
     for word in ("delet", "removed", "erased", "complian", "conforms"):
         assert word not in text
 

@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .cli.finished import finished_run
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = {"manifests": "manifests", "policies": "policies", "suites": "audits/suites"}
@@ -115,3 +118,23 @@ def test_wheel_carries_the_package_and_its_licences_and_nothing_else(wheel: Path
     assert {name.split("/")[0] for name in names} == {"fmn_guard", f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
     assert "fmn_guard/py.typed" in names
     assert {"LICENSE", "NOTICE"} <= {name.rsplit("/", 1)[-1] for name in names}
+
+
+@pytest.mark.slow  # installs the dependencies of the base install into an environment of its own
+def test_base_install_lints_gates_reports_and_verifies_without_torch(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True, symlinks=True)
+    scripts = tmp_path / "env" / ("Scripts" if os.name == "nt" else "bin")
+    install = [scripts / "python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel]
+    subprocess.run(install, check=True, cwd=tmp_path)
+    for heavy in ("torch", "numpy", "PIL", "cryptography"):
+        assert subprocess.run([scripts / "python", "-c", f"import {heavy}"], capture_output=True).returncode == 1
+    run = finished_run(tmp_path)
+    commands: list[list[Any]] = [
+        ["lint", run.manifest, run.policy],
+        ["gate", run.folder],
+        ["report", run.folder, "-o", "report.sarif", "-o", "junit.xml"],
+        ["verify", run.folder],
+    ]
+    for command in commands:
+        done = subprocess.run([scripts / "fmn-guard", *command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

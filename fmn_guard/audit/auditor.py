@@ -66,13 +66,9 @@ def run_audit(
     ledger = _Ledger(out, {"plan": plan.digest, "patched": patched_digest, "panel": panel.digest})
     images = out / "images" if keep_images else None
     sides: tuple[tuple[Side, StableDiffusionPipeline], ...] = (("base", base), ("patched", patched))
-    batches = [
-        (side, model, plan.probes[start : start + plan.sampler.batch])
-        for side, model in sides
-        for start in range(0, len(plan.probes), plan.sampler.batch)
-    ]
+    batches = [(side, model, probes) for side, model in sides for probes in batches_of(plan)]
     observations: list[Observation] = []
-    with _pool(plan.sampler.threads, base.device.type) as pool:
+    with drawing_pool(plan.sampler.threads, base.device.type) as pool:
         drawn = {
             i: pool.submit(_observe, plan, model, side, probes, panel, images)
             for i, (side, model, probes) in enumerate(batches)
@@ -97,8 +93,14 @@ def run_audit(
     return result
 
 
+def batches_of(plan: Plan) -> list[tuple[Probe, ...]]:
+    """The probes of a plan as they are drawn: who else is in a batch changes the last bits of a picture."""
+    size = plan.sampler.batch
+    return [plan.probes[start : start + size] for start in range(0, len(plan.probes), size)]
+
+
 @contextmanager
-def _pool(threads_each: int, device: str) -> Iterator[ThreadPoolExecutor]:
+def drawing_pool(threads_each: int, device: str) -> Iterator[ThreadPoolExecutor]:
     """Workers for batches, as many as the cores allow: what a batch gives depends on its own threads alone."""
     cores = (os.cpu_count() or 1) if device == "cpu" else 1
     workers = min(max(1, cores // threads_each), _MOST_WORKERS)
@@ -114,15 +116,19 @@ def _pool(threads_each: int, device: str) -> Iterator[ThreadPoolExecutor]:
             raise
 
 
-def _observe(
-    plan: Plan,
-    model: StableDiffusionPipeline,
-    side: Side,
-    probes: tuple[Probe, ...],
-    panel: _Panel,
-    images: Path | None,
-) -> list[Observation]:
-    """Draws a batch and looks at it."""
+def draw_batch(
+    plan: Plan, model: StableDiffusionPipeline, probes: tuple[Probe, ...]
+) -> tuple[np.ndarray, list[Digest | None]]:
+    """Draws a batch.
+
+    Args:
+        plan: the plan.
+        model: either model.
+        probes: one of `batches_of` the plan.
+
+    Returns:
+        Pixels (B, H, W, 3) uint8, and the digest of each picture's; None where it is not a number.
+    """
     sampler = plan.sampler
     latents = draw_latents(
         model,
@@ -136,11 +142,25 @@ def _observe(
     pictures = decode(model, latents)
     broken = (~pictures.isfinite()).flatten(1).any(1).tolist()
     pixels = to_pixels(pictures.nan_to_num())
+    digests = [None if bad else bytes_digest(p.tobytes()) for p, bad in zip(pixels, broken, strict=True)]
+    return pixels, digests
+
+
+def _observe(
+    plan: Plan,
+    model: StableDiffusionPipeline,
+    side: Side,
+    probes: tuple[Probe, ...],
+    panel: _Panel,
+    images: Path | None,
+) -> list[Observation]:
+    """Draws a batch and looks at it."""
+    pixels, digests = draw_batch(plan, model, probes)
     scores = panel.recognise(pixels)
     observations = []
     for i, probe in enumerate(probes):
-        seen = panel.observe(probe, side, pixels[i], broken[i], scores[i])
-        if images is not None and not broken[i] and not _explicit(seen):
+        seen = panel.observe(probe, side, pixels[i], digests[i], scores[i])
+        if images is not None and seen.image_digest is not None and not _explicit(seen):
             path = images / side / probe.picture_name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[i]).save(path)
@@ -193,9 +213,10 @@ class _Panel:
             return [f"recogniser error: {type(error).__name__}"] * len(pixels)
 
     def observe(
-        self, probe: Probe, side: Side, pixels: np.ndarray, broken: bool, scores: dict[str, float] | str
+        self, probe: Probe, side: Side, pixels: np.ndarray, image_digest: Digest | None, scores: dict[str, float] | str
     ) -> Observation:
-        """What is seen in one picture."""
+        """What is seen in one picture; without a digest, it is not a number."""
+        broken = image_digest is None
         degenerate = broken or float(pixels.std()) < _CONSTANT
         looked = {} if broken else {name: _look(d, pixels) for name, d in self._detectors.items()}
         sightings = {name: None if isinstance(found, str) else found for name, found in looked.items()}
@@ -214,7 +235,7 @@ class _Panel:
         return Observation(
             probe=probe.id,
             side=side,
-            image_digest=None if broken else bytes_digest(pixels.tobytes()),
+            image_digest=image_digest,
             unscored=unscored,
             degenerate=degenerate,
             scores={label: round(seen[label], 4) for label in probe.labels} if unscored is None else {},

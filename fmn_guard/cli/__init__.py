@@ -11,17 +11,23 @@ import rich_click as click
 from .. import __version__
 from .apply import apply
 from .audit import audit
+from .clean import clean
 from .completion import completion
+from .diff import diff
 from .doctor import doctor
 from .gate import gate
 from .init import init
+from .keygen import keygen
 from .lint import lint
 from .plan import plan
 from .policy import policy
 from .program import Program
+from .replay import replay
 from .report import report
 from .sample import sample
 from .schema import schema
+from .sign import sign
+from .verify import verify
 
 
 @click.group("fmn-guard", cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,5 +41,9 @@ def main() -> None:
     """
 
 
-for command in (init, lint, plan, apply, audit, report, gate, policy, schema, sample, doctor, completion):
+for command in (
+    *(init, lint, plan, apply, audit, report, gate),
+    *(verify, keygen, sign, replay, diff, clean),
+    *(policy, schema, sample, doctor, completion),
+):
     main.add_command(command)

@@ -22,7 +22,16 @@ from .output import Outputs, output_options
 from .pictures import Embed
 from .plan import show_plan
 from .progress import reporting
-from .run import check_folder, conclude, default_folder, finished_audit, finished_passes, lacks_instrument, open_folder
+from .run import (
+    check_folder,
+    conclude,
+    default_folder,
+    finished_audit,
+    finished_passes,
+    lacks_instrument,
+    open_folder,
+    unlist,
+)
 
 
 @click.command()
@@ -86,6 +95,7 @@ def _forget(plan: Plan, checkpoint: Checkpoint, run: Path, device: str, say: Tal
         return passes
     from ..forget.runner import run_plan
 
+    unlist(run)
     return run_plan(plan, checkpoint, run, device=device, progress=progress)
 
 
@@ -116,6 +126,7 @@ def _audit(
     patched = load_pipeline(checkpoint.folder, device)
     apply_patch(patched, patch, base_digest)
     if audit is None:
+        unlist(run)
         audit = run_audit(
             plan,
             load_pipeline(checkpoint.folder, device),

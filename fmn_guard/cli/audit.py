@@ -18,7 +18,7 @@ from .device import device_option
 from .output import Outputs, output_options
 from .pictures import Embed
 from .progress import reporting
-from .run import check_folder, conclude, default_folder, finished_audit, lacks_instrument, open_folder
+from .run import check_folder, conclude, default_folder, finished_audit, lacks_instrument, open_folder, unlist
 
 
 @click.command()
@@ -75,6 +75,7 @@ def audit(
         from ..audit.auditor import run_audit
         from ..model.checkpoint import load_pipeline
 
+        unlist(run)
         with reporting(quiet) as progress:
             measured = run_audit(
                 plan,

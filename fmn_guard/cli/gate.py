@@ -6,29 +6,37 @@ from pathlib import Path
 
 import rich_click as click
 
-from ..gate import check_run, exit_code
+from ..gate import check_run, exit_code, verify_run
 from ..lint import lint_policy
 from ..report import at_gate
 from ..shipped import find, policies
 from .console import emit, emit_json, talk
+from .keys import keys_option
 from .today import today
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--policy", help="Name or file of the policy that must have judged it.")
+@keys_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 @click.pass_context
-def gate(ctx: click.Context, run: Path, policy: str | None, as_json: bool) -> None:
-    """Check every file of a run folder against what it was made from, judge it anew, and exit by the verdict."""
+def gate(ctx: click.Context, run: Path, policy: str | None, keys: tuple[Path, ...], as_json: bool) -> None:
+    """Check every stage of a run folder against what it was made from, judge it anew, and exit by the verdict.
+
+    With a key, all that `verify` checks is checked too.
+    """
     from ..render.terminal import verdict_table
 
-    report = check_run(run, lint_policy(find(policy, policies(), Path())) if policy else None)
+    demanded = lint_policy(find(policy, policies(), Path())) if policy else None
+    if keys:
+        verify_run(run, keys, demanded)
+    report = check_run(run, demanded)
     if as_json:
         emit_json(report)
     else:
         emit(verdict_table(report))
-    outcome, reasons = at_gate(report, today(), signed=False)
+    outcome, reasons = at_gate(report, today(), signed=bool(keys))
     for reason in reasons:
         talk(reason)
     ctx.exit(exit_code(outcome))

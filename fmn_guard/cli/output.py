@@ -14,6 +14,7 @@ from typing import TypeVar, get_args
 
 import rich_click as click
 
+from ..chain import CLEANED, FILES, SIGNATURE
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
 from ..plan import Plan
@@ -25,7 +26,7 @@ from .pictures import Embed, read_pictures
 
 F = TypeVar("F", bound=Callable[..., None])
 
-_STAGES = ("plan.json", "passes.json", "audit.json", "policy.json")
+_STAGES = ("plan.json", "passes.json", "audit.json", "policy.json", FILES, CLEANED, SIGNATURE)
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
@@ -124,6 +125,11 @@ class Rendered:
     files: dict[Path, str]
     summary: str = ""
     annotations: str = ""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are written."""
+        return tuple(path for path in self.files if not _is_stdout(path))
 
     def write(self, say: Talk) -> None:
         """Writes the files, and tells GitHub.

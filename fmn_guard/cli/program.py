@@ -20,6 +20,8 @@ _EXTRAS = {
     "nudenet": "nudenet",
     "onnxruntime": "nudenet",
     "cv2": "nudenet",
+    "cryptography": "sign",
+    "securesystemslib": "sign",
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from ..chain import read_files
 from ..evidence import Audit, PassRecords
 from ..gate import check_run, check_suite
 from ..lint import lint_policy
@@ -16,7 +17,7 @@ from ..shipped import find, policies
 from .console import emit, talk
 from .output import Outputs, formats_help, output_options
 from .pictures import Embed
-from .run import write_report
+from .run import index, list_files, reports, write_report
 from .today import today
 
 
@@ -44,8 +45,15 @@ def report(run: Path, outputs: tuple[Path, ...], github: bool, embed_samples: Em
         check_suite(plan, rules, suite)
         result = judge(plan, audit, rules, passes, judged_on=today())
     rendered = asked.rendered(result, plan, audit, passes)
+    listed = read_files(run)
+    written = list(rendered.paths)
     if rules is not None:
         write_report(run, rules, result, plan, audit, passes, talk)
+        written += reports(run)
     rendered.write(talk)
+    if rules is not None or listed is not None:
+        list_files(run, listed, written, talk)
+    if rules is not None:
+        index(run, result, talk)
     if not outputs:
         emit(verdict_table(result))

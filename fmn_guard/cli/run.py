@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
+from ..chain import FILES, SIGNATURE, Files, read_files, write_files
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
 from ..gate import exit_code
+from ..index import INDEX, append_line
 from ..plan import Plan
 from ..policy import ReleasePolicy
 from ..record import digest, file_digest, read_record, write_atomic, write_record
@@ -17,11 +20,14 @@ from .console import Talk, emit, emit_json, shown
 from .output import Outputs
 from .today import today
 
+AUDITS = Path("audits")
+"""Where runs go unless told otherwise; what is concluded there is kept in its index."""
+
 
 def default_folder(plan: Plan, *parts: str) -> Path:
     """``audits/<name>-<digest>``, with eight digits of the plan's digest and of each further one."""
     digests = (part.removeprefix("sha256:")[:8] for part in (plan.digest, *parts))
-    return Path("audits", "-".join([plan.name, *digests]))
+    return AUDITS.joinpath("-".join([plan.name, *digests]))
 
 
 def check_folder(run: Path, plan: Plan) -> None:
@@ -74,6 +80,16 @@ def finished_audit(
     return audit if same else None
 
 
+def reports(run: Path) -> list[Path]:
+    """What judging writes into a run folder."""
+    return [run / name for name in ("policy.json", "report.json", "report.md")]
+
+
+def unlist(run: Path) -> None:
+    """Removes the list of files of a run of which a stage is about to be made anew."""
+    (run / FILES).unlink(missing_ok=True)
+
+
 def lacks_instrument(audit: Audit) -> bool:
     """Whether a recogniser or detector did not load: such an audit is not re-used, since by now it may be there."""
     return any(instrument.error for instrument in audit.instruments)
@@ -82,13 +98,26 @@ def lacks_instrument(audit: Audit) -> bool:
 def write_report(
     run: Path, policy: ReleasePolicy, report: Report, plan: Plan, audit: Audit, passes: PassRecords | None, say: Talk
 ) -> None:
-    """Writes ``policy.json``, ``report.json`` and ``report.md``, which must not tell of different verdicts."""
+    """Writes the three `reports`, which must not tell of different verdicts."""
     from ..render import render
 
     write_record(run / "policy.json", policy)
     write_record(run / "report.json", report)
     write_atomic(run / "report.md", render(run / "report.md", report, plan, audit, passes))
     say(f"wrote {shown(run / 'report.json')} with its policy.json and report.md")
+
+
+def list_files(run: Path, listed: Files | None, written: Iterable[Path], say: Talk) -> None:
+    """Writes ``files.json``, last of all: digests of what was just written, and of everything if there was none."""
+    if write_files(run, listed, written) and (run / SIGNATURE).exists():
+        say(f"warning: {shown(run / SIGNATURE)} signs what was there before: sign again with `fmn-guard sign`")
+
+
+def index(run: Path, report: Report, say: Talk) -> None:
+    """Adds a conclusion to the index of the folder that the run is in, if that is `AUDITS` or has one already."""
+    parent = run.resolve().parent
+    if (parent == AUDITS.resolve() or (parent / INDEX).exists()) and append_line(run, report):
+        say(f"added a line to {shown(parent / INDEX)}")
 
 
 def conclude(
@@ -105,8 +134,11 @@ def conclude(
 
     report = judge(plan, audit, policy, passes, judged_on=today())
     rendered = outputs.rendered(report, plan, audit, passes)
+    listed = read_files(run)
     write_report(run, policy, report, plan, audit, passes, say)
     rendered.write(say)
+    list_files(run, listed, [*reports(run), *rendered.paths], say)
+    index(run, report, say)
     if outputs.as_json:
         emit_json(report)
     elif not outputs.to_stdout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from fmn_guard.chain import write_files
 from fmn_guard.cli.console import keep_quiet
 from fmn_guard.cli.run import write_report
 from fmn_guard.evidence import Audit, Observation, PassRecord, PassRecords, Side
@@ -71,6 +72,7 @@ def finished_run(home: Path, *, still_drawn: bool = False) -> Run:
     write_record(folder / "passes.json", passes)
     write_record(folder / "audit.json", audit)
     write_report(folder, rules, judge(plan, audit, rules, passes), plan, audit, passes, keep_quiet)
+    write_files(folder, None, ())
     return Run(folder, manifest, policy, plan)
 
 

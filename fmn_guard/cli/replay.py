@@ -1,0 +1,111 @@
+"""``fmn-guard replay``: draw a sample of the pictures again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich_click as click
+
+from ..errors import BrokenChain, InputError, RefusedArtefact
+from ..evidence import Audit
+from ..facts import Checkpoint, describe_checkpoint
+from ..gate import check_run
+from ..manifest import CheckpointRef
+from ..plan import Plan
+from ..record import Digest, read_record
+from .console import emit_json, shown
+from .device import device_option
+from .progress import reporting
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+_NAMED = 5  # probes that the message names
+
+
+def _share(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?%", value)
+    if found is None or not 0 < float(found[1]) <= 100:
+        raise click.BadParameter(f"{value!r} is no share above 0 % and up to 100 %, such as 5%", ctx, param)
+    return float(found[1]) / 100
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--sample", "share", callback=_share, default="5%", show_default=True, help="Share of the probes.")
+@click.option("--seed", default=0, show_default=True, help="Which sample; the same seed draws the same one.")
+@click.option("--base", help="Where the base is now, if not where the manifest said.")
+@click.option("--checkpoint", help="The audited checkpoint, of a run of `fmn-guard audit`.")
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="Print what was drawn as one JSON document.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def replay(
+    run: Path,
+    share: float,
+    seed: int,
+    base: str | None,
+    checkpoint: str | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Draw a sample of a run's pictures again, on both sides, and compare their pixels with audit.json.
+
+    Whole batches are drawn, since a picture depends on its batch in its last bits. Exits with 2 if any differs: then
+    the audit is of other pictures, or this machine computes otherwise (another device, another version of torch).
+    """
+    check_run(run)
+    plan, audit = read_record(run / "plan.json", Plan), read_record(run / "audit.json", Audit)
+    original = _described(base or plan.base.reference, plan.base.identity, "--base")
+
+    from ..audit.replay import replay as draw_again
+    from ..model.checkpoint import load_pipeline
+
+    patched = _patched(run, audit, original, checkpoint, device)
+    with reporting(quiet) as progress:
+        found = draw_again(
+            plan, audit, load_pipeline(original.folder, device), patched, share=share, seed=seed, progress=progress
+        )
+    if as_json:
+        emit_json(found)
+    if found.differing:
+        named = ", ".join(f"{each.probe} ({each.side})" for each in found.differing[:_NAMED])
+        more = f" and {len(found.differing) - _NAMED} more" if len(found.differing) > _NAMED else ""
+        raise BrokenChain(
+            f"{run / 'audit.json'}: {len(found.differing)} of {found.drawn} pictures come out otherwise: {named}{more}",
+            hint="replay on the device and with the versions of the audit; if they are the same, ask who made it",
+        )
+    if not as_json:
+        click.echo(f"{found.drawn} of {found.planned} pictures were drawn again, and all of them are the same")
+
+
+def _described(reference: str, identity: Digest, option: str) -> Checkpoint:
+    found = describe_checkpoint(CheckpointRef(checkpoint=reference), Path())
+    if found.facts.identity != identity:
+        raise RefusedArtefact(
+            f"the run is of {identity[:19]}, {reference} is {found.facts.identity[:19]}",
+            hint=f"give the checkpoint of the run with {option}",
+        )
+    return found
+
+
+def _patched(
+    run: Path, audit: Audit, original: Checkpoint, checkpoint: str | None, device: str
+) -> StableDiffusionPipeline:
+    from ..forget.patch import apply_patch, patched_digest
+    from ..model.checkpoint import load_pipeline
+
+    if audit.passes_digest is None:
+        if checkpoint is None:
+            raise InputError(f"{shown(run)} is of a checkpoint that fmn-guard did not make", hint="give --checkpoint")
+        return load_pipeline(_described(checkpoint, audit.patched_digest, "--checkpoint").folder, device)
+    if checkpoint is not None:
+        raise InputError(f"{shown(run)} has a patch of its own", hint="leave --checkpoint out")
+    patch, identity = run / "patch.safetensors", original.facts.identity
+    if patched_digest(patch, identity) != audit.patched_digest:
+        raise BrokenChain(f"{patch} is not what audit.json measured", hint="restore it, or audit it again")
+    patched = load_pipeline(original.folder, device)
+    apply_patch(patched, patch, identity)
+    return patched
