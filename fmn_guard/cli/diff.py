@@ -35,6 +35,8 @@ def diff(ctx: click.Context, before: Path, after: Path, as_json: bool) -> None:
         click.echo(f"NOT COMPARABLE: {each.what}: {each.before}, then {each.after}", err=as_json)
     if as_json:
         emit_json(compared)
+    elif not (compared.regressions or compared.improvements):
+        click.echo(f"nothing became worse or better: {compared.unchanged} findings are as they were")
     else:
         emit(_table(compared, f"{shown(before)}, then {shown(after)}"))
     ctx.exit(REGRESSED if compared.regressions else 0)

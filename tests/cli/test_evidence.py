@@ -167,7 +167,9 @@ def test_diff_exits_with_3_on_a_regression_and_with_0_on_the_way_back(tmp_path: 
     better = _run("diff", bad, good, "--json")
     assert better.exit_code == 0
     assert json.loads(better.stdout)["improvements"]
-    assert _run("diff", good, good).exit_code == 0
+    same = _run("diff", good, good)
+    assert same.exit_code == 0
+    assert "nothing became worse or better" in same.stdout
 
 
 def test_diff_says_first_what_is_not_comparable(run: Run, tmp_path: Path) -> None:
