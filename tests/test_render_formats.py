@@ -28,7 +28,7 @@ from fmn_guard.report import judge
 from fmn_guard.source import Source
 
 from .builder import BASE, SUPPRESSED, forget, make_audit, make_passes, make_plan, make_policy, probes
-from .golden import FOLDER, PLAN, POLICY, REPORT, RUN, file_of, written
+from .golden import ENDINGS, FOLDER, PLAN, POLICY, REPORT, RUN, file_of, written
 
 SCHEMAS = Path(__file__).parent / "schemas"
 SARIF_SCHEMA = json.loads((SCHEMAS / "sarif-schema-2.1.0.json").read_text(encoding="utf-8"))
@@ -87,13 +87,13 @@ def nothing_found() -> Run:
 # ---- all of them
 
 
-@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_report_is_written_as_the_golden_file_has_it(ending: str) -> None:
     assert written(ending) == file_of(ending).read_bytes(), "if that is meant: python -m tests.golden"
 
 
 def test_golden_folder_holds_every_format_and_nothing_else() -> None:
-    assert {path.name for path in FOLDER.iterdir()} == {f"report.{ending}" for ending in FORMATS}
+    assert {path.name for path in FOLDER.iterdir()} == {f"report.{ending}" for ending in ENDINGS}
 
 
 @pytest.mark.parametrize("run", [RUN, passing(), unchanged(), nothing_found()], ids=["golden", "pass", "same", "none"])
