@@ -370,14 +370,12 @@ def _trouble(passes: PassRecords | None) -> Iterator[str]:
 
 
 def _taken_over(evidence: Evidence) -> Iterator[str]:
-    """Says where the base draws a correction's dominant reading of those who asked for the expected one by its name."""
+    """Where the base draws a correction's dominant reading although the expected one is asked for by its own name."""
     probes = evidence.plan.probes
     readings = dict.fromkeys((p.subject, *p.labels) for p in probes if p.role == "correction" and len(p.labels) > 1)
     for slug, dominant, expected in readings:
         asked = [p for p in probes if p.role == "retained" and p.labels[0] == expected]
         drawn = [evidence.seen[p.id, "base"].top for p in asked if evidence.why_unscored(p, "base") is None]
         if wrong := drawn.count(dominant):
-            names = (label.rpartition(":")[2] for label in (expected, dominant))
-            yield "Correction {}: asked for {}, the base draws {} in {} of {} pictures.".format(
-                slug, *names, wrong, len(drawn)
-            )
+            wanted, got = (label.rpartition(":")[2] for label in (expected, dominant))
+            yield f"Correction {slug}: asked for {wanted}, the base draws {got} in {wrong} of {len(drawn)} pictures."

@@ -11,6 +11,7 @@ from ..frameworks import ComplianceFramework, ControlEvidence, Standing, evidenc
 from ..record import digest, pretty_json
 from ..report import Report
 from .findings import rules_of
+from .text import one_line
 
 Frameworks = Sequence[ComplianceFramework]
 """What somebody asks about, in their order."""
@@ -63,13 +64,38 @@ def framework_lines(report: Report, frameworks: Frameworks) -> Iterator[str]:
 
 
 def controls_json(report: Report, frameworks: Frameworks) -> str:
-    """Each framework with its source and its controls, and the findings that each control rests on."""
-    told = [
+    """Each framework with its source and its controls, and which findings of report.json each control rests on."""
+    return pretty_json(
         {
-            "name": answer.framework.metadata.name,
-            **answer.framework.spec.model_dump(mode="json", exclude={"controls"}),
-            "controls": [each.model_dump(mode="json") for each in answer.controls],
+            "schema_version": "fmn-guard/controls/v1",
+            "report_digest": digest(report),
+            "frameworks": [_plain(answer) for answer in answers(report, frameworks)],
         }
-        for answer in answers(report, frameworks)
-    ]
-    return pretty_json({"schema_version": "fmn-guard/controls/v1", "report_digest": digest(report), "frameworks": told})
+    )
+
+
+def _plain(answer: Answer) -> dict[str, object]:
+    framework, source = answer.framework, answer.framework.spec.source
+    return {
+        "name": framework.metadata.name,
+        "title": one_line(framework.spec.title),
+        "source": {
+            "title": one_line(source.title),
+            "url": source.url,
+            "retrieved": source.retrieved and str(source.retrieved),
+        },
+        "verified_by": framework.spec.verified_by and one_line(framework.spec.verified_by),
+        "controls": [
+            {
+                "id": one_line(each.control.id),
+                "title": one_line(each.control.title),
+                "not_covered": one_line(each.control.not_covered),
+                "standing": each.standing,
+                "findings": [
+                    {"rule": f.rule, "subject": f.subject, "alias": f.alias, "outcome": f.outcome_words}
+                    for f in each.findings
+                ],
+            }
+            for each in answer.controls
+        ],
+    }

@@ -177,7 +177,7 @@ def _controls(told: Iterable[Answer]) -> Iterator[str]:
 
 
 def _answer(told: Answer) -> Iterator[str]:
-    yield f"{cell(told.words.capitalize())}; evidence, never a statement of compliance. {cell(told.source)}"
+    yield f"{cell(told.words.capitalize())}: evidence, and no more. {cell(told.source)}"
     yield ""
     yield from table(("Control", "Asks", "This report", "Findings", "Not covered"), map(_control_row, told.controls))
 
