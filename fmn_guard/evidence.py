@@ -89,7 +89,7 @@ class AttentionMap(Record):
     """Attention probability on the name's tokens; the mean over steps, layers, heads and pixels."""
     peak: float = Field(ge=0, le=1)
     """The same at the place where it is largest; what ``ff`` stands for in ``rows``."""
-    rows: tuple[Annotated[str, Field(pattern=r"^([0-9a-f]{2})+$")], ...]
+    rows: tuple[Annotated[str, Field(pattern=r"^([0-9a-f]{2})+$")], ...] = Field(min_length=1)
     """The same by place, a row of the picture each from the top down, two hexadecimal digits a place."""
 
     @property

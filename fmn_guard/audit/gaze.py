@@ -1,6 +1,6 @@
 """Where base and patched model look for a name: cross-attention, averaged while they draw one picture of each concept.
 
-It shows how a concept went, and decides nothing: an eraser may change where a model looks, or what it finds there.
+It is shown and never judged: an eraser may change where a model looks, or what it finds there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 SIDE = 16
-"""Places a side of a map: what Stable Diffusion's layers that tell things apart have."""
+"""Places a side of a map: the resolution at which Stable Diffusion decides what goes where."""
 
 
 def attention_maps(plan: Plan, model: StableDiffusionPipeline, side: Side) -> Iterator[AttentionMap]:
