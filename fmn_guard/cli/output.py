@@ -69,8 +69,8 @@ def output_options(command: F) -> F:
         "frameworks",
         multiple=True,
         metavar="NAME|FILE",
-        help="Say which of its controls this is evidence for: in a line here, in full in .html, .md and .controls.json. "
-        "`fmn-guard policy frameworks` lists those that come along. May be given several times.",
+        help="Say which of its controls this is evidence for: here in a line, in full in .html, .md and .controls.json "
+        "(`fmn-guard policy frameworks` lists some). May be given several times.",
     )
     return output(samples(framework(github(command))))
 

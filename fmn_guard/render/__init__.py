@@ -65,10 +65,10 @@ FORMATS: Mapping[str, Format] = {
     "html": Format("one page with pictures, for people", _html),
     "md": Format("all of it, for people", lambda run: markdown(run.report, run.plan, run.passes, run.frameworks)),
     "json": Format("all of it, for programs", lambda run: pretty_json(run.report)),
-    "sarif": Format("SARIF 2.1.0, for code scanning", _sarif),
     "controls.json": Format(
         "evidence for controls, with --framework", lambda run: controls_json(run.report, run.frameworks)
     ),
+    "sarif": Format("SARIF 2.1.0, for code scanning", _sarif),
     "junit.xml": Format("JUnit, for the test reports of CI", lambda run: junit(run.report, run.plan)),
     "csv": Format("a row per finding", lambda run: csvfile(run.report, run.plan)),
     "cdx.json": Format("CycloneDX 1.6 ML-BOM", lambda run: bom(run.report, run.plan, run.passes)),
