@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -78,6 +78,26 @@ class Observation(Record):
     """Boxes of each detector; None where the detector failed on this picture."""
 
 
+class AttentionMap(Record):
+    """Where a model looks for a name while it draws one probe; recorded for people, and judged by nobody."""
+
+    probe: str
+    """Id of the probe."""
+    side: Side
+    """Which model drew it."""
+    mass: float = Field(ge=0, le=1)
+    """Attention probability on the name's tokens; the mean over steps, layers, heads and pixels."""
+    peak: float = Field(ge=0, le=1)
+    """The same at the place where it is largest; what ``ff`` stands for in ``rows``."""
+    rows: tuple[Annotated[str, Field(pattern=r"^([0-9a-f]{2})+$")], ...] = Field(min_length=1)
+    """The same by place, a row of the picture each from the top down, two hexadecimal digits a place."""
+
+    @property
+    def places(self) -> list[list[float]]:
+        """The same by place, row by row, in [0, peak]."""
+        return [[self.peak * level / 255 for level in bytes.fromhex(row)] for row in self.rows]
+
+
 class Instrument(Record):
     """Who measured."""
 
@@ -110,3 +130,5 @@ class Audit(Record):
     """The recogniser first, then the detectors."""
     observations: tuple[Observation, ...]
     """Both sides of every probe, in the plan's order."""
+    attention: Annotated[tuple[AttentionMap, ...], Field(exclude_if=lambda maps: not maps)] = ()
+    """Both sides of each probe that the plan gives positions for, where they are numbers; the base's first."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from .faults import RuleViolation, RuleViolations
 from .findings import Finding
-from .manifest import Metadata
+from .manifest import Kind, Metadata
 from .policy import Metric
 from .record import Record, Slug
 from .report import Report
@@ -49,8 +49,16 @@ class Control(Record):
     """Findings on these metrics are evidence, whatever a policy calls its rules."""
     rules: tuple[Slug, ...] = ()
     """Findings of these ids are evidence: rules of a policy, or ids that come with every policy."""
+    kinds: tuple[Kind, ...] = ("identity", "style", "object", "nsfw")
+    """Of concepts only findings on these kinds are evidence; corrections are of no kind, nor is the whole model."""
     not_covered: str = Field(min_length=1)
     """What it asks for that no report of fmn-guard shows."""
+
+    @property
+    def evidence(self) -> str:
+        """What is evidence for it, in words: ``target_recognised, no-effect; of concepts only identity``."""
+        narrowed = set(self.kinds) < set(get_args(Kind))
+        return ", ".join((*self.metrics, *self.rules)) + (f"; of concepts only {', '.join(self.kinds)}" * narrowed)
 
     @model_validator(mode="after")
     def _rests_on_something(self) -> Control:
@@ -149,7 +157,8 @@ def evidence_for(report: Report, framework: ComplianceFramework) -> tuple[Contro
 
 
 def _evidence(control: Control, report: Report) -> ControlEvidence:
-    findings = tuple(f for f in report.findings if f.metric in control.metrics or f.rule in control.rules)
+    of_kind = (f for f in report.findings if f.kind in (None, "correction", *control.kinds))
+    findings = tuple(f for f in of_kind if f.metric in control.metrics or f.rule in control.rules)
     outcomes = {"waived" if f.waiver else f.outcome for f in findings}
     order: dict[str, Standing] = {
         "fail": "evidence against",

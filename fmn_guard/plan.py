@@ -205,7 +205,7 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
             hint="use the pinned checkpoint, or update spec.base.digest after checking where the new one comes from",
         )
     passes = tuple(_passes(manifest, checkpoint))
-    probes = tuple(probes_of(manifest, suite))
+    probes = tuple(probes_of(manifest, suite, checkpoint))
     own = {prompt.text.casefold() for spec in passes for prompt in spec.prompts}
     own |= {prompt.casefold() for spec in passes if spec.stop for prompt in spec.stop.prompts}
     for probe in probes:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from .errors import InputError
+from .facts import Checkpoint
 from .manifest import Kind, Manifest, label_of
 from .record import Record, Slug, slugify
-from .sentences import fill
+from .sentences import Sentence, sentence_of
 from .suite import AuditSuite
 
 Role = Literal["target", "alias", "correction", "retained"]
@@ -33,6 +36,9 @@ class Probe(Record):
     """Concepts that declare this retained one as their neighbour."""
     held_out: bool = False
     """Retained and left out of the eraser's retain vocabulary."""
+    positions: Annotated[tuple[int, ...], Field(exclude_if=lambda positions: not positions)] = ()
+    """Token positions of the name in ``prompt``, start-of-text being 0, for the audit to see where attention looks for
+    it; of the first picture of each concept and correction, and of no other."""
 
     @property
     def picture_name(self) -> str:
@@ -40,8 +46,13 @@ class Probe(Record):
         return f"{self.id.replace('/', '-')}.png"
 
 
-def probes_of(manifest: Manifest, suite: AuditSuite) -> Iterator[Probe]:
+def probes_of(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) -> Iterator[Probe]:
     """Resolves a suite's templates and counts against what a manifest forgets, corrects and keeps.
+
+    Args:
+        manifest: What to forget, correct and keep.
+        suite: How it is measured.
+        checkpoint: The base, whose tokenizer says where a name is.
 
     Raises:
         InputError: the suite has no templates for a kind of the manifest.
@@ -56,7 +67,8 @@ def probes_of(manifest: Manifest, suite: AuditSuite) -> Iterator[Probe]:
             prompts = tuple(_fill_all(_templates(suite, concept.kind), name, spec.style_subjects))
             each = counts.alias if alias else counts.target
             role: Role = "alias" if alias else "target"
-            yield from _drawn(role, concept.slug, name, prompts, each, spec.first_seed, label)
+            watched = None if alias else checkpoint
+            yield from _drawn(role, concept.slug, name, prompts, each, spec.first_seed, label, watched=watched)
     for correction in manifest.spec.corrections:
         readings = [label_of(correction.dominant_kind, correction.dominant)]
         if correction.expected:
@@ -70,6 +82,7 @@ def probes_of(manifest: Manifest, suite: AuditSuite) -> Iterator[Probe]:
             counts.target,
             spec.first_seed,
             tuple(readings),
+            watched=checkpoint,
         )
 
     yield from _retained(manifest, suite, named)
@@ -122,33 +135,36 @@ def _templates(suite: AuditSuite, kind: Kind) -> tuple[str, ...]:
     return suite.spec.templates[kind]
 
 
-def _fill_all(templates: Iterable[str], name: str, subjects: tuple[str, ...]) -> Iterator[str]:
+def _fill_all(templates: Iterable[str], name: str, subjects: tuple[str, ...]) -> Iterator[Sentence]:
     for i, template in enumerate(templates):
         subject = subjects[i % len(subjects)] if subjects else ""
-        yield fill(template.replace("{subject}", subject), name)
+        yield sentence_of(template.replace("{subject}", subject), name)
 
 
 def _drawn(
     role: Role,
     subject: str,
     name: str,
-    prompts: tuple[str, ...],
+    prompts: tuple[Sentence, ...],
     each: int,
     first_seed: int,
     labels: tuple[str, ...],
     neighbour_of: tuple[str, ...] = (),
     held_out: bool = False,
+    watched: Checkpoint | None = None,
 ) -> Iterator[Probe]:
     for i, prompt in enumerate(prompts):
         for j in range(each):
             seed = first_seed + i * each + j
+            where = watched.token_positions(prompt.text, name, prompt.start) if watched and i == j == 0 else ()
             yield Probe(
                 id=f"{role}/{slugify(name)}/{i}/{seed}",
                 role=role,
                 subject=subject,
-                prompt=prompt,
+                prompt=prompt.text,
                 seed=seed,
                 labels=labels,
                 neighbour_of=neighbour_of,
                 held_out=held_out,
+                positions=where,
             )

@@ -263,7 +263,7 @@ def judge(
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
         unscored=tuple(_unscored(evidence)),
         not_tested=tuple(not_tested(evidence, ruled, spec)),
-        warnings=(*undecidable(plan, policy), *_trouble(passes)),
+        warnings=(*undecidable(plan, policy), *_trouble(passes), *_taken_over(evidence)),
         instruments=audit.instruments,
     )
 
@@ -367,3 +367,15 @@ def _trouble(passes: PassRecords | None) -> Iterator[str]:
             yield f"Pass {done.slug} diverged after {done.steps} steps."
         if done.stopped == "no-steps":
             yield f"Pass {done.slug} took no step."
+
+
+def _taken_over(evidence: Evidence) -> Iterator[str]:
+    """Where the base draws a correction's dominant reading although the expected one is asked for by its own name."""
+    probes = evidence.plan.probes
+    readings = dict.fromkeys((p.subject, *p.labels) for p in probes if p.role == "correction" and len(p.labels) > 1)
+    for slug, dominant, expected in readings:
+        asked = [p for p in probes if p.role == "retained" and p.labels[0] == expected]
+        drawn = [evidence.seen[p.id, "base"].top for p in asked if evidence.why_unscored(p, "base") is None]
+        if wrong := drawn.count(dominant):
+            wanted, got = (label.rpartition(":")[2] for label in (expected, dominant))
+            yield f"Correction {slug}: asked for {wanted}, the base draws {got} in {wrong} of {len(drawn)} pictures."

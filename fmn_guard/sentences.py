@@ -119,7 +119,13 @@ class Sentence(NamedTuple):
 
 def fill(template: str, name: str) -> str:
     """Puts a name into a template, with the article English wants: none before a name that has one."""
-    return _fitted(template, name).replace("{x}", name)
+    return sentence_of(template, name).text
+
+
+def sentence_of(template: str, name: str) -> Sentence:
+    """The same, with the place of the name; its first where a template asks for it twice."""
+    fitted = _fitted(template, name)
+    return Sentence(fitted.replace("{x}", name), fitted.index("{x}"), fitted)
 
 
 def training_sentences(
@@ -143,8 +149,7 @@ def training_sentences(
         rng = random.Random(0)
         for context in STYLE_CONTEXT_TEMPLATES if style else CONTEXT_TEMPLATES:
             templates += [_in_context(context, content, rng, hidden) for _ in range(CONTEXTS)]
-    for fitted in dict.fromkeys(_fitted(template, name) for template in templates):
-        yield Sentence(fitted.replace("{x}", name), fitted.index("{x}"), fitted)
+    yield from dict.fromkeys(sentence_of(template, name) for template in templates)
 
 
 def stop_sentences(

@@ -7,6 +7,8 @@ from typing import Any
 
 from fmn_guard.evidence import Audit, Instrument, Observation, PassRecord, PassRecords, Side, Sighting
 from fmn_guard.facts import ModelFacts
+from fmn_guard.frameworks import ComplianceFramework, Control, FrameworkSpec
+from fmn_guard.frameworks import Source as TextSource
 from fmn_guard.manifest import Metadata
 from fmn_guard.plan import PassKind, PassSpec, Plan, RetainSpec
 from fmn_guard.policy import PolicySpec, ReleasePolicy, Rule
@@ -58,6 +60,14 @@ def probes(
         )
         for i in range(n)
     )
+
+
+RETAINED = (
+    *probes("retained", "dog", 20),
+    *probes("retained", "panda", 20, held_out=True),
+    *probes("retained", "trumpet", 20, neighbour_of=("pistol",)),
+)
+"""What is to stay: something, something held out, and a neighbour of ``pistol``."""
 
 
 def forget(slug: str, kind: PassKind = "object", *aliases: str) -> PassSpec:
@@ -180,6 +190,30 @@ def make_passes(plan: Plan, patch_digest: str = digest("patch"), **changes: Any)
         base_digest=plan.base.identity,
         passes=(PassRecord(**done | changes),),
         patch_digest=patch_digest,
+    )
+
+
+def make_framework(title: str = "House rules") -> ComplianceFramework:
+    """A framework that asks for the people, for the rest, and for what no finding is about."""
+    return ComplianceFramework(
+        api_version="fmn-guard/v1",
+        kind="ComplianceFramework",
+        metadata=Metadata(name="house-rules"),
+        spec=FrameworkSpec(
+            title=title,
+            source=TextSource(title=f"{title}, second edition", url="https://example.org/rules"),
+            controls=(
+                Control(
+                    id="A.1",
+                    title="Who asked to go is gone.",
+                    metrics=("target_recognised",),
+                    kinds=("identity",),
+                    not_covered="Others.",
+                ),
+                Control(id="A.2", title=title, metrics=("target_recognised", "retained_drop"), not_covered=title),
+                Control(id="A.3", title="Nobody is undressed.", metrics=("nudenet_strict_rate",), not_covered="Films."),
+            ),
+        ),
     )
 
 

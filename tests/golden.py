@@ -16,7 +16,18 @@ from fmn_guard.render import FORMATS, Run, render
 from fmn_guard.report import judge
 from fmn_guard.source import Source
 
-from .builder import NUDENET, box, forget, forgotten, make_audit, make_passes, make_plan, make_policy, probes
+from .builder import (
+    NUDENET,
+    box,
+    forget,
+    forgotten,
+    make_audit,
+    make_framework,
+    make_passes,
+    make_plan,
+    make_policy,
+    probes,
+)
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -80,7 +91,7 @@ AUDIT = make_audit(
     passes_digest=digest(PASSES),
 )
 REPORT = judge(PLAN, AUDIT, POLICY, PASSES, judged_on=date(2026, 11, 26)).model_copy(update={"tool_version": "1.2.3"})
-RUN = Run(REPORT, PLAN, AUDIT, PASSES)
+RUN = Run(REPORT, PLAN, AUDIT, PASSES, frameworks=(make_framework(),))
 
 
 # A page holds its whole style sheet; tests/test_render_html.py reads its structure instead.

@@ -5,23 +5,24 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from fmn_guard.evidence import Audit, Instrument, PassRecord, PassRecords, Side
+from fmn_guard.evidence import AttentionMap, Audit, Instrument, PassRecord, PassRecords, Side
 from fmn_guard.metrics import gather
 from fmn_guard.plan import Plan
 from fmn_guard.probes import Probe
 from fmn_guard.record import digest
+from fmn_guard.render.controls import Frameworks
 from fmn_guard.render.html.page import html
 from fmn_guard.render.html.samples import Picture, Pictures, samples
 from fmn_guard.report import Report, judge
 
 from .builder import (
-    KEPT,
     NUDENET,
-    SUPPRESSED,
+    RETAINED,
     box,
     forget,
     forgotten,
     make_audit,
+    make_framework,
     make_passes,
     make_plan,
     make_policy,
@@ -36,7 +37,8 @@ def asked(name: str) -> str:
 
 def make_page_plan(name: str = "Ada Thorne") -> Plan:
     """A person of any name, an object, a correction, and what is to stay."""
-    person = tuple(p.model_copy(update={"prompt": asked(name)}) for p in probes("target", "ada-thorne", 36))
+    person = [p.model_copy(update={"prompt": asked(name)}) for p in probes("target", "ada-thorne", 36)]
+    person[0] = person[0].model_copy(update={"positions": (4, 5)})
     return make_plan(
         forget("ada-thorne", "identity").model_copy(update={"names": (name, "Ada")}),
         forget("pistol", "object", "gun").model_copy(update={"index": 1}),
@@ -46,9 +48,7 @@ def make_page_plan(name: str = "Ada Thorne") -> Plan:
             *probes("target", "pistol", 36),
             *probes("alias", "pistol", 12, name="gun"),
             *probes("correction", "the-captain", 36, "concept:bruno", "concept:cleo"),
-            *probes("retained", "dog", 20),
-            *probes("retained", "panda", 20, held_out=True),
-            *probes("retained", "trumpet", 20, neighbour_of=("pistol",)),
+            *RETAINED,
         ),
         detectors=(NUDENET,),
     )
@@ -73,6 +73,10 @@ def make_page_audit(plan: Plan, passes: PassRecords | None, words: str = "pictur
             (pistol, "patched"): {"top": f"concept:{words}"},
         },
         passes_digest=digest(passes) if passes else None,
+        attention=(
+            AttentionMap(probe=person, side="base", mass=0.1, peak=0.4, rows=("00ff", "5500")),
+            AttentionMap(probe=person, side="patched", mass=0.05, peak=0.1, rows=("80ff", "0000")),
+        ),
         instruments=(
             Instrument(name="builtin-judge", version="1", licence="MIT", weights_digest=digest("judge"), labels=()),
             Instrument(name="nudenet", version=words, licence=words, weights_digest=None, labels=(), error=None),
@@ -130,10 +134,11 @@ def make_page(
 
 def make_parts(
     name: str = "Ada Thorne", words: str = "picture is constant", pictures: Pictures | None = None, **policy: Any
-) -> tuple[Report, Plan, Audit, PassRecords, Pictures]:
+) -> tuple[Report, Plan, Audit, PassRecords, Pictures, Frameworks]:
     """What the page is made from."""
     plan = make_page_plan(name)
     passes = make_page_passes(plan)
     audit = make_page_audit(plan, passes, words)
-    report = judge(plan, audit, make_policy(SUPPRESSED, KEPT, **policy), passes)
-    return report, plan, audit, passes, make_pictures(plan, audit) if pictures is None else pictures
+    report = judge(plan, audit, make_policy(**policy), passes)
+    shown = make_pictures(plan, audit) if pictures is None else pictures
+    return report, plan, audit, passes, shown, (make_framework(words),)

@@ -14,7 +14,7 @@ from fmn_guard.policy import RESERVED, Rule, Waiver, load_policy
 from fmn_guard.report import Report, judge
 from fmn_guard.shipped import frameworks, policies
 
-from .builder import KEPT, SUPPRESSED, make_audit, make_plan, make_policy
+from .builder import KEPT, SUPPRESSED, forget, make_audit, make_plan, make_policy, probes
 from .test_waivers import DAY
 
 FRAMEWORK = """\
@@ -71,6 +71,23 @@ def test_waived_finding_is_no_evidence_for_a_control(tmp_path: Path) -> None:
     report = _report(18, waiver)
     assert report.verdict == "pass"
     assert _standings(report, tmp_path)[0] == "waived"
+
+
+def test_control_about_people_leaves_findings_on_things_out(tmp_path: Path) -> None:
+    narrowed = FRAMEWORK.replace(
+        "metrics: [target_recognised]", "metrics: [target_recognised]\n      kinds: [identity]"
+    )
+    framework = load_framework(_write(tmp_path, narrowed))
+    plan = make_plan(
+        forget("ada-thorne", "identity"),
+        forget("pistol"),
+        asked=(*probes("target", "ada-thorne", 36), *probes("target", "pistol", 36)),
+    )
+    report = judge(plan, make_audit(plan, lambda p, side, _: side == "base" or p.subject == "pistol"), make_policy())
+    people, rest, _ = evidence_for(report, framework)
+    assert (people.standing, [f.subject for f in people.findings]) == ("evidence for", ["ada-thorne"])
+    assert people.control.evidence == "target_recognised; of concepts only identity"
+    assert rest.control.evidence == "kept"
 
 
 def test_worst_finding_speaks_for_the_control(tmp_path: Path) -> None:

@@ -336,3 +336,21 @@ def test_plan_knows_whether_the_manifest_pins_its_base(
     assert compile_plan(quickstart.model_copy(update={"spec": spec}), suite, base).base_pinned
     assert not plan.base_pinned
     assert "base_pinned" not in plan.model_dump_json()
+
+
+def test_attention_is_looked_at_in_the_first_picture_of_each_subject_by_its_own_name(
+    plan: Plan, base: Checkpoint
+) -> None:
+    watched = [p for p in plan.probes if p.positions]
+    firsts = {p.subject: p for p in reversed(plan.probes) if p.role in ("target", "correction")}
+    assert watched == [firsts[spec.slug] for spec in plan.passes]
+    for probe, spec in zip(watched, plan.passes, strict=True):
+        tokens = base.tokenizer.encode(probe.prompt).tokens
+        named = "".join(tokens[i].replace("</w>", " ") for i in probe.positions).split()
+        assert named == spec.names[0].lower().split()
+
+
+def test_plan_that_looks_at_no_attention_has_the_digest_it_had_before_there_were_positions(plan: Plan) -> None:
+    bare = plan.model_copy(update={"probes": tuple(p.model_copy(update={"positions": ()}) for p in plan.probes)})
+    assert "positions" not in bare.model_dump_json(include={"probes"})
+    assert bare.digest != plan.digest

@@ -22,8 +22,8 @@ from fmn_guard.render.terminal import plan_table, verdict_table
 from fmn_guard.report import Report, judge
 
 from .builder import (
-    KEPT,
     NUDENET,
+    RETAINED,
     SUPPRESSED,
     box,
     forget,
@@ -41,9 +41,7 @@ PLAN = make_plan(
     asked=(
         *probes("target", "pistol", 36),
         *probes("correction", "the-captain", 36, "concept:bruno", "concept:cleo"),
-        *probes("retained", "dog", 20),
-        *probes("retained", "panda", 20, held_out=True),
-        *probes("retained", "trumpet", 20, neighbour_of=("pistol",)),
+        *RETAINED,
     ),
     detectors=(NUDENET,),
 )
@@ -206,7 +204,7 @@ def test_verdict_table_names_every_finding_that_does_not_pass(monkeypatch: pytes
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", printed(verdict_table(REPORT), monkeypatch)).split())
     assert "fail: no-effect, the-captain: The base shows it in 36 of 36 pictures" in text
     plan = make_plan()
-    passing = judge(plan, make_audit(plan), make_policy(SUPPRESSED, KEPT))
+    passing = judge(plan, make_audit(plan), make_policy())
     assert "Every finding passes." in printed(verdict_table(passing), monkeypatch)
 
 
@@ -261,7 +259,7 @@ def test_point_estimate_is_marked_wherever_it_stands_and_never_called_suppressed
     plan = make_plan()
     audit = make_audit(plan)
     point = SUPPRESSED.model_copy(update={"statistic": "point"})
-    report = judge(plan, audit, make_policy(point, KEPT, point_estimates="allowed"))
+    report = judge(plan, audit, make_policy(point, point_estimates="allowed"))
     text = render(Path("a.md"), report, plan, audit, None)
     assert "save for point estimates, which leave chance out of account" in text
     assert "| 10.0 % | pass (point estimate) |" in section("Concepts", text)

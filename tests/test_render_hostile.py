@@ -20,6 +20,7 @@ from fmn_guard.render.text import one_line
 from fmn_guard.report import Unscored
 from fmn_guard.source import Source
 
+from .builder import make_framework
 from .golden import PLAN, REPORT, RUN
 from .test_render_formats import VALIDATED, problems
 
@@ -51,7 +52,8 @@ def spoilt(text: str) -> Run:
     )
     source = Source(path=f"{text}.yaml", lines={"pistol": 13})
     base = PLAN.base.model_copy(update={"reference": text})
-    return Run(report, PLAN.model_copy(update={"source": source, "base": base}), RUN.audit, RUN.passes)
+    plan = PLAN.model_copy(update={"source": source, "base": base})
+    return Run(report, plan, RUN.audit, RUN.passes, frameworks=(make_framework(text or "none"),))
 
 
 def written(ending: str, text: str) -> str:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fmn_guard.errors import BrokenChain
 from fmn_guard.findings import Finding
 from fmn_guard.metrics import gather
-from fmn_guard.render.html.figures import HEIGHT, WIDTH, curve, interval_plot
+from fmn_guard.render.html.figures import HEIGHT, LEVELS, WIDTH, curve, heat_map, interval_plot
 from fmn_guard.render.html.page import html
 from fmn_guard.render.html.samples import lost_pairs, pairs_of, samples
 from fmn_guard.report import judge
@@ -75,8 +75,9 @@ class Page(HTMLParser):
         return [(tag, tuple(attributes)) for tag, attributes in self.elements]
 
 
-REPORT, PLAN, AUDIT, PASSES, PICTURES = make_parts()
-TEXT = html(REPORT, PLAN, AUDIT, PASSES, PICTURES)
+PARTS = make_parts()
+REPORT, PLAN, AUDIT, PASSES, PICTURES, _ = PARTS
+TEXT = html(*PARTS)
 PAGE = Page(TEXT)
 
 
@@ -130,10 +131,50 @@ def test_parts_without_content_are_left_out() -> None:
     plan = make_plan()
     audit = make_audit(plan)
     page = Page(html(judge(plan, audit, make_policy()), plan, audit, None, {}))
-    for gone in ("Passes", "Detectors", "What does not pass", "Warnings", "Neighbours", "Pictures without a score"):
+    optional = ("Passes", "Detectors", "What does not pass", "Warnings", "Neighbours", "Pictures without a score")
+    for gone in (*optional, "Attention", "Evidence for"):
         assert gone not in page.text
     assert page.all("img") == []
     assert "Not tested" in page.text
+
+
+def test_every_value_of_a_curve_stands_in_a_table_too() -> None:
+    row = TEXT[TEXT.index('<table class="values">') :]
+    first = row[row.index("<td>") : row.index("</tr>", row.index("<td>"))]
+    assert re.findall(r"<td>(.*?)</td>", first) == [
+        "50.0\u00a0%, 10.0\u00a0%, 0.0\u00a0%",
+        "0.400, 0.200, 0.050",
+        "1.000, 0.500, 0.100",
+    ]
+
+
+def test_pictures_that_a_retained_concept_lost_are_named() -> None:
+    assert "lost: retained trumpet number 0, seed 0; retained trumpet number 1, seed 1" in PAGE.text
+    assert PAGE.text.count("trumpet lost:") == 3  # beside its concept, among the losers, and in the list of all
+
+
+def test_controls_stand_with_what_speaks_for_them_and_what_they_leave_out() -> None:
+    [table] = re.findall(r'<table class="controls">(.*?)</table>', TEXT, re.DOTALL)
+    rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in table.split("<tr>")[2:]]
+    assert rows[0] == "A.1 Who asked to go is gone. inconclusive suppressed: inconclusive ada-thorne Others."
+    assert rows[1].startswith("A.2 picture is constant inconclusive suppressed: inconclusive ada-thorne , pistol")
+    assert "kept: inconclusive whole model" in rows[1]
+    assert rows[2] == "A.3 Nobody is undressed. no evidence none on nudenet_strict_rate Films."
+    assert "Evidence for 0 of 3 controls, inconclusive 2, no evidence 1." in PAGE.text
+    assert "https://example.org/rules, not read for this wording. Wording of the controls: unverified." in PAGE.text
+
+
+def test_attention_maps_of_both_sides_share_their_colours() -> None:
+    maps = re.findall(r'<svg class="heat".*?</svg>', TEXT, re.DOTALL)
+    shades = [re.findall(r'fill-opacity="(.*?)" d="(.*?)"', each) for each in maps]
+    assert shades == [
+        [("0.3125", "M0 1h1v1h-1z"), ("1.0", "M1 0h1v1h-1z")],
+        [("0.125", "M0 0h1v1h-1z"), ("0.25", "M1 0h1v1h-1z")],
+    ]
+    assert (
+        "base model looks for the name in a picture of Ada Thorne: 10.0\u00a0% of all attention, 40.0\u00a0%" in maps[0]
+    )
+    assert "full colour is 40.0 %" in PAGE.text
 
 
 def test_detector_counts_stand_beside_one_another() -> None:
@@ -372,6 +413,20 @@ def test_curve_lies_in_its_box_and_is_as_high_as_its_values(values: list[float])
     for (_, y), value in zip(points, values, strict=True):
         share = value / top if top else 0
         assert (HEIGHT - 4 - y) / (HEIGHT - 8) == pytest.approx(share, abs=1e-3)
+
+
+@given(st.lists(st.lists(shares, min_size=3, max_size=3), min_size=1, max_size=4))
+def test_heat_map_holds_every_place_once_at_its_shade(places: list[list[float]]) -> None:
+    top = max(max(row) for row in places)
+    found = {}
+    for opacity, path in heat_map(places, top).shades:
+        for x, y, wide in re.findall(r"M(\d+) (\d+)h(\d+)v1h-\3z", path):
+            for i in range(int(wide)):
+                assert found.setdefault((int(x) + i, int(y)), opacity) == opacity
+    expected = {
+        (x, y): round(LEVELS * v / top) / LEVELS for y, row in enumerate(places) for x, v in enumerate(row) if top
+    }
+    assert found == {place: shade for place, shade in expected.items() if shade}
 
 
 def test_named_outcomes_are_told_beside_the_verdict() -> None:

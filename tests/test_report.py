@@ -905,3 +905,18 @@ def test_older_tool_than_the_policy_asks_for_is_inconclusive(version: str, outco
 
 def test_evidence_that_no_policy_asks_for_is_no_finding() -> None:
     assert {f.rule for f in judge(PLAN, make_audit(PLAN), POLICY).findings} == {"suppressed", "kept"}
+
+
+@pytest.mark.parametrize("drawn", [0, 3])
+def test_base_that_draws_the_dominant_reading_of_the_expected_name_is_told(drawn: int) -> None:
+    readings = ("concept:bruno", "concept:cleo")
+    plan = make_plan(
+        forget("the-captain", "correction"),
+        asked=(*probes("correction", "the-captain", 36, *readings), *probes("retained", "cleo", 4)),
+    )
+    asked = [p for p in plan.probes if p.subject == "cleo"]
+    edits = {(p.id, "base"): {"top": "concept:bruno"} for p in asked[:drawn]}
+    report = judge(plan, make_audit(plan, edits=edits), POLICY)
+    told = [words for words in report.warnings if words.startswith("Correction")]
+    expected = f"Correction the-captain: asked for cleo, the base draws bruno in {drawn} of 4 pictures."
+    assert told == ([expected] if drawn else [])

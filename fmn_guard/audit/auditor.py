@@ -27,6 +27,7 @@ from ..probes import Probe
 from ..progress import Progress, silent
 from ..record import Digest, bytes_digest, digest, write_record
 from .detectors import Detector, Recogniser, load_detector, load_recogniser
+from .gaze import attention_maps
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -87,6 +88,7 @@ def run_audit(
         patched_digest=patched_digest,
         instruments=panel.instruments,
         observations=tuple(observations),
+        attention=tuple(seen for side, model in sides for seen in attention_maps(plan, model, side)),
     )
     write_record(out / "audit.json", result)
     ledger.close()

@@ -18,7 +18,7 @@ from ..record import digest
 from ..shipped import find, policies
 from .console import Talk, keep_quiet, shown, talk
 from .device import device_option
-from .output import Outputs, output_options
+from .output import Outputs, output_options, read_frameworks
 from .pictures import Embed
 from .plan import show_plan
 from .progress import reporting
@@ -55,6 +55,7 @@ def apply(
     outputs: tuple[Path, ...],
     github: bool,
     embed_samples: Embed,
+    frameworks: tuple[str, ...],
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -68,7 +69,7 @@ def apply(
     rules, suite = lint_policy(find(policy, policies(), Path()))
     plan = compile_plan(document, suite, checkpoint)
     run = out or default_folder(plan)
-    asked = Outputs(outputs, github, embed_samples, run, as_json)
+    asked = Outputs(outputs, github, embed_samples, run, read_frameworks(frameworks), as_json)
     if save_checkpoint is not None and save_checkpoint.exists() and any(save_checkpoint.iterdir()):
         raise InputError(f"{shown(save_checkpoint)} is not empty", hint="give a new folder; nothing is overwritten")
     if dry_run:

@@ -15,7 +15,7 @@ from ..plan import compile_plan
 from ..shipped import find, policies
 from .console import emit_json, keep_quiet, shown, talk
 from .device import device_option
-from .output import Outputs, output_options
+from .output import Outputs, output_options, read_frameworks
 from .pictures import Embed
 from .progress import reporting
 from .run import check_folder, conclude, default_folder, finished_audit, lacks_instrument, open_folder, unlist
@@ -45,6 +45,7 @@ def audit(
     outputs: tuple[Path, ...],
     github: bool,
     embed_samples: Embed,
+    frameworks: tuple[str, ...],
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -58,9 +59,11 @@ def audit(
     plan = compile_plan(document, suite, original)
     suspect = describe_checkpoint(CheckpointRef(checkpoint=checkpoint), Path())
     run = out or default_folder(plan, suspect.facts.identity)
-    asked = Outputs(outputs, github, embed_samples, run, as_json)
-    if measure_only and (outputs or github):
-        raise InputError("--measure-only gives no verdict to write", hint="leave out -o and --github, or judge")
+    asked = Outputs(outputs, github, embed_samples, run, read_frameworks(frameworks), as_json)
+    if measure_only and (outputs or github or frameworks):
+        raise InputError(
+            "--measure-only gives no verdict to write", hint="leave out -o, --github and --framework, or judge"
+        )
     check_folder(run, plan)
     measured = finished_audit(run, plan, patched_digest=suspect.facts.identity)
     if measured is None and any((run / name).exists() for name in ("passes.json", "audit.json")):

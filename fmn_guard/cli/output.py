@@ -17,10 +17,13 @@ import rich_click as click
 from ..chain import CLEANED, FILES, SIGNATURE
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
+from ..frameworks import ComplianceFramework, load_framework
 from ..plan import Plan
 from ..record import write_atomic
 from ..render import FORMATS, format_of, render
 from ..report import Report
+from ..shipped import find
+from ..shipped import frameworks as shipped_frameworks
 from .console import Talk, shown
 from .pictures import Embed, read_pictures
 
@@ -38,7 +41,7 @@ def formats_help() -> str:
 
 
 def output_options(command: F) -> F:
-    """Adds the options; the command gets ``outputs``, ``github`` and ``embed_samples``."""
+    """Adds the options; the command gets ``outputs``, ``github``, ``embed_samples`` and ``frameworks``."""
     output = click.option(
         "-o",
         "--output",
@@ -61,7 +64,29 @@ def output_options(command: F) -> F:
         show_default=True,
         help="Pictures in .html: none, people and the like blurred, or all sharp.",
     )
-    return output(samples(github(command)))
+    framework = click.option(
+        "--framework",
+        "frameworks",
+        multiple=True,
+        metavar="NAME|FILE",
+        help="Say which of its controls this is evidence for: here in a line, in full in .html, .md and .controls.json "
+        "(`fmn-guard policy frameworks` lists some). May be given several times.",
+    )
+    return output(samples(framework(github(command))))
+
+
+def read_frameworks(names: tuple[str, ...]) -> tuple[ComplianceFramework, ...]:
+    """Reads frameworks by shipped name or by path.
+
+    Raises:
+        InputError: there is no such framework, or two are of one name.
+        FileProblems: one is not valid.
+    """
+    found = tuple(load_framework(find(name, shipped_frameworks(), Path())) for name in names)
+    called = [framework.metadata.name for framework in found]
+    if twice := [name for name in called if called.count(name) > 1]:
+        raise InputError(f"--framework {twice[0]} is given twice", hint="name each framework once")
+    return found
 
 
 @dataclass(frozen=True)
@@ -77,11 +102,13 @@ class Outputs:
     github: bool
     samples: Embed
     run: Path
+    frameworks: tuple[ComplianceFramework, ...] = ()
     as_json: bool = False
 
     def __post_init__(self) -> None:
         for path in self.files:
-            format_of(path)
+            if format_of(path) is FORMATS["controls.json"] and not self.frameworks:
+                raise InputError(f"-o {path}: no framework is named", hint="name those it is about with --framework")
             if self.files.count(path) > 1:
                 raise InputError(f"-o {path} is given twice", hint="one file holds one report")
             if not _is_stdout(path):
@@ -101,6 +128,10 @@ class Outputs:
             raise InputError(
                 f"{shown(path)} is a stage of the run, which reports are made from", hint="give another name"
             )
+        if self.frameworks and path.resolve() == (self.run / "report.md").resolve():
+            raise InputError(
+                f"{shown(path)} is a file of the run, which says nothing of frameworks", hint="give another name"
+            )
 
     @property
     def to_stdout(self) -> bool:
@@ -111,7 +142,7 @@ class Outputs:
         """Renders all of it; nothing is written yet."""
         paged = any(format_of(path) is FORMATS["html"] for path in self.files)
         pictures = read_pictures(self.run, plan, audit, self.samples) if paged else {}
-        texts = {path: render(path, report, plan, audit, passes, pictures) for path in self.files}
+        texts = {path: render(path, report, plan, audit, passes, pictures, self.frameworks) for path in self.files}
         if not self.github:
             return Rendered(texts)
         told = (render(Path(name), report, plan, audit, passes) for name in ("summary.md", "annotations.txt"))

@@ -144,7 +144,7 @@ def _show_framework(framework: ComplianceFramework) -> None:
     for control in spec.controls:
         click.echo(f"""
 {control.id}: {control.title}
-  evidence for it: findings on {", ".join((*control.metrics, *control.rules))}
+  evidence for it: findings on {control.evidence}
   not covered: {control.not_covered}""")
 
 

@@ -15,7 +15,7 @@ from ..record import read_record
 from ..report import judge
 from ..shipped import find, policies
 from .console import emit, talk
-from .output import Outputs, formats_help, output_options
+from .output import Outputs, formats_help, output_options, read_frameworks
 from .pictures import Embed
 from .run import index, list_files, reports, write_report
 from .today import today
@@ -29,11 +29,18 @@ from .today import today
 @click.argument("run", type=click.Path(path_type=Path))
 @output_options
 @click.option("--policy", help="Judge the audit again under this policy, and rewrite the report.")
-def report(run: Path, outputs: tuple[Path, ...], github: bool, embed_samples: Embed, policy: str | None) -> None:
+def report(
+    run: Path,
+    outputs: tuple[Path, ...],
+    github: bool,
+    embed_samples: Embed,
+    frameworks: tuple[str, ...],
+    policy: str | None,
+) -> None:
     """Shows a finished run, or judges it again."""
     from ..render.terminal import verdict_table
 
-    asked = Outputs(outputs, github, embed_samples, run)
+    asked = Outputs(outputs, github, embed_samples, run, read_frameworks(frameworks))
     plan = read_record(run / "plan.json", Plan)
     audit = read_record(run / "audit.json", Audit)
     passes = read_record(run / "passes.json", PassRecords) if audit.passes_digest is not None else None
@@ -56,4 +63,4 @@ def report(run: Path, outputs: tuple[Path, ...], github: bool, embed_samples: Em
     if rules is not None:
         index(run, result, talk)
     if not outputs:
-        emit(verdict_table(result))
+        emit(verdict_table(result, asked.frameworks))

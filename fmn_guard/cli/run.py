@@ -142,5 +142,5 @@ def conclude(
     if outputs.as_json:
         emit_json(report)
     elif not outputs.to_stdout:
-        emit(verdict_table(report))
+        emit(verdict_table(report, outputs.frameworks))
     click.get_current_context().exit(exit_code(report.verdict))

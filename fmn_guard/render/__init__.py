@@ -20,6 +20,7 @@ from ..report import Report
 from .annotations import github_annotations
 from .badge import badge
 from .bom import bom
+from .controls import Frameworks, controls_json
 from .csvfile import csvfile
 from .html.samples import Pictures
 from .junit import junit
@@ -36,6 +37,7 @@ class Run(NamedTuple):
     audit: Audit
     passes: PassRecords | None
     pictures: Pictures = MappingProxyType({})
+    frameworks: Frameworks = ()
 
 
 class Format(NamedTuple):
@@ -61,8 +63,11 @@ def _html(run: Run) -> str:
 
 FORMATS: Mapping[str, Format] = {
     "html": Format("one page with pictures, for people", _html),
-    "md": Format("all of it, for people", lambda run: markdown(run.report, run.plan, run.passes)),
+    "md": Format("all of it, for people", lambda run: markdown(run.report, run.plan, run.passes, run.frameworks)),
     "json": Format("all of it, for programs", lambda run: pretty_json(run.report)),
+    "controls.json": Format(
+        "evidence for controls, with --framework", lambda run: controls_json(run.report, run.frameworks)
+    ),
     "sarif": Format("SARIF 2.1.0, for code scanning", _sarif),
     "junit.xml": Format("JUnit, for the test reports of CI", lambda run: junit(run.report, run.plan)),
     "csv": Format("a row per finding", lambda run: csvfile(run.report, run.plan)),
@@ -96,6 +101,7 @@ def render(
     audit: Audit,
     passes: PassRecords | None,
     pictures: Pictures = MappingProxyType({}),
+    frameworks: Frameworks = (),
 ) -> str:
     """The text of a report, in the format that a file's name asks for.
 
@@ -106,8 +112,9 @@ def render(
         audit: What was measured; for formats that show single pictures.
         passes: What the eraser did; None for a checkpoint that fmn-guard did not make.
         pictures: Pictures for formats that show them.
+        frameworks: What HTML, Markdown and ``controls.json`` are to name evidence for.
 
     Raises:
         InputError: no format's name ends so.
     """
-    return format_of(path).write(Run(report, plan, audit, passes, pictures))
+    return format_of(path).write(Run(report, plan, audit, passes, pictures, frameworks))

@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from ..evidence import PassRecords
+from ..frameworks import ControlEvidence
 from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
+from .controls import Answer, Frameworks, answers, rests_on
 from .text import confidence, one_line, share, short
 
 
-def markdown(report: Report, plan: Plan, passes: PassRecords | None) -> str:
+def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks: Frameworks = ()) -> str:
     """The report as GitHub-flavoured Markdown, without absolute paths."""
     parts = {
         "Concepts": concepts(report),
@@ -28,6 +30,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None) -> str:
         "Pictures": _pictures(report),
         "Warnings": bullets(map(cell, report.warnings)),
         "Not tested": bullets(map(cell, report.not_tested)),
+        "Evidence for controls": _controls(answers(report, frameworks)),
         "Provenance": provenance(report, plan),
     }
     return "\n".join([*head(report), *sections(parts, level=2)]) + "\n"
@@ -166,6 +169,31 @@ def _passes(passes: PassRecords | None) -> Iterator[str]:
         for p in (passes.passes if passes else ())
     )
     yield from table(header, rows)
+
+
+def _controls(told: Iterable[Answer]) -> Iterator[str]:
+    lines = [line for each in told for line in sections({cell(each.framework.spec.title): _answer(each)}, level=3)]
+    yield from lines[1:]
+
+
+def _answer(told: Answer) -> Iterator[str]:
+    yield f"{cell(told.words.capitalize())}: evidence, and no more. {cell(told.source)}"
+    yield ""
+    yield from table(("Control", "Asks", "This report", "Findings", "Not covered"), map(_control_row, told.controls))
+
+
+def _control_row(each: ControlEvidence) -> tuple[str, ...]:
+    control = each.control
+    rules = (
+        f"{rule}: {', '.join(f'{outcome} {_subjects(found)}' for outcome, found in outcomes.items())}"
+        for rule, outcomes in rests_on(each).items()
+    )
+    findings = "; ".join(rules) or f"none on {control.evidence}"
+    return control.id, control.title, each.standing, findings, control.not_covered
+
+
+def _subjects(findings: Iterable[Finding]) -> str:
+    return f"({', '.join(f.about or 'whole model' for f in findings)})"
 
 
 def _pictures(report: Report) -> Iterator[str]:

@@ -10,15 +10,19 @@ from ..cost import Cost
 from ..plan import Plan
 from ..report import Outcome, Report
 from ..stats import percent
+from .controls import Frameworks, framework_lines
 
 _STYLES: dict[Outcome, str] = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 
 
-def verdict_table(report: Report) -> Table:
-    """The verdict, one line per concept and correction, then every finding that does not pass; fits 80 columns."""
+def verdict_table(report: Report, frameworks: Frameworks = ()) -> Table:
+    """The verdict, one line per concept and correction, every finding that does not pass, and a line per framework.
+
+    It fits 80 columns.
+    """
     table = Table(
         title=Text(f"{report.verdict.upper()}: {report.name} under policy {report.policy}", _STYLES[report.verdict]),
-        caption=_caption(report),
+        caption=_caption(report, frameworks),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -41,7 +45,7 @@ def verdict_table(report: Report) -> Table:
     return table
 
 
-def _caption(report: Report) -> Text:
+def _caption(report: Report, frameworks: Frameworks) -> Text:
     lines = [
         f"{f.outcome_words}: {f.rule}{f', {f.about}' if f.about else ''}: {f.reason}"
         for f in sorted(report.findings, key=lambda f: f.waiver is not None)
@@ -54,9 +58,8 @@ def _caption(report: Report) -> Text:
         for use in report.waivers
         if use.state != "in force"
     ]
-    return Text(
-        "\n".join(lines) or ("Every finding passes." if report.findings else "No rule found anything to judge.")
-    )
+    lines = lines or ["Every finding passes." if report.findings else "No rule found anything to judge."]
+    return Text("\n".join([*lines, *framework_lines(report, frameworks)]))
 
 
 def plan_table(plan: Plan, cost: Cost) -> Table:

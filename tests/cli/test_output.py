@@ -52,7 +52,7 @@ def test_help_of_report_lists_every_format() -> None:
 
 @pytest.mark.parametrize("command", ["report", "apply"])
 def test_every_format_is_written_at_once_and_named(command: str, home: Path, run: Run) -> None:
-    options = [part for ending in FORMATS for part in ("-o", f"r.{ending}")]
+    options = ["--framework", "gdpr", *(part for ending in FORMATS for part in ("-o", f"r.{ending}"))]
     result = _run("report", run.folder, *options) if command == "report" else _apply(run, *options)
     assert result.exit_code == (0 if command == "report" else 3), result.stderr
     for ending, known in FORMATS.items():
@@ -61,6 +61,28 @@ def test_every_format_is_written_at_once_and_named(command: str, home: Path, run
     [sarif] = json.loads((home / "r.sarif").read_text(encoding="utf-8"))["runs"]
     [place, *_] = (result["locations"][0]["physicalLocation"] for result in sarif["results"])
     assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == ("manifest.yaml", 10)
+
+
+def test_framework_is_answered_in_a_line_and_in_full_where_it_is_asked_for(home: Path, run: Run) -> None:
+    asked = ("--framework", "gdpr", "--framework", "eu-ai-act")
+    shown = _run("report", run.folder, *asked).stdout.splitlines()
+    assert [line.split(":")[0] for line in shown[-2:]] == ["gdpr (unverified)", "eu-ai-act (unverified)"]
+    assert _run("report", run.folder, *asked, "-o", "r.md", "-o", "r.html", "-o", "r.controls.json").exit_code == 0
+    told = json.loads((home / "r.controls.json").read_text(encoding="utf-8"))["frameworks"]
+    for framework in told:
+        for written in ("r.md", "r.html"):
+            text = (home / written).read_text(encoding="utf-8").replace("\\", "")
+            assert framework["title"] in text and framework["source"]["url"] in text
+            assert all(control["id"] in text for control in framework["controls"])
+    assert "Evidence for controls" not in (run.folder / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", ["report", "apply"])
+def test_run_with_a_framework_asked_for_is_still_of_one_piece(command: str, run: Run) -> None:
+    asked = ("--framework", "gdpr", "-o", run.folder / "page.html")
+    result = _run("report", run.folder, *asked) if command == "report" else _apply(run, *asked)
+    assert result.exit_code == (0 if command == "report" else 3), result.stderr
+    assert _run("gate", run.folder).exit_code == 3
 
 
 def test_report_goes_to_stdout_alone(run: Run) -> None:
@@ -83,6 +105,10 @@ def test_report_goes_to_stdout_alone(run: Run) -> None:
         (("-o", "run/plan.json"), "run/plan.json is a stage of the run"),
         (("-o", "run/../run/audit.json"), "is a stage of the run"),
         (("-o", "folder.md"), "folder.md is a folder"),
+        (("-o", "r.controls.json"), "r.controls.json: no framework is named"),
+        (("--framework", "gdpr", "-o", "run/report.md"), "run/report.md is a file of the run"),
+        (("--framework", "gdpr", "--framework", "gdpr"), "--framework gdpr is given twice"),
+        (("--framework", "nowhere"), "no 'nowhere' among the frameworks"),
         (("--github",), "GITHUB_STEP_SUMMARY is not set"),
     ],
 )

@@ -7,6 +7,7 @@ printer, and nothing is imported. What stands in a table is in percent of its ce
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from ...findings import Finding
@@ -89,6 +90,38 @@ def curve(values: Sequence[float], top: float) -> Curve:
             for i, v in enumerate(values)
         )
     )
+
+
+LEVELS = 16
+"""Shades of a heat map."""
+
+
+class HeatMap(NamedTuple):
+    """A map of values, as squares of one unit."""
+
+    side: tuple[int, int]
+    """Squares across and down."""
+    shades: tuple[tuple[float, str], ...]
+    """Opacity in (0, 1] and the squares that have it, as SVG writes a path."""
+
+
+def heat_map(places: Sequence[Sequence[float]], top: float) -> HeatMap:
+    """The map of values; those below half a shade are left out.
+
+    Args:
+        places: Rows from the top, not negative.
+        top: What full opacity stands for.
+    """
+    shades: dict[int, list[str]] = {}
+    for y, row in enumerate(places):
+        x = 0
+        for level, run in groupby(round(LEVELS * value / top) if top else 0 for value in row):
+            wide = len(list(run))
+            if level:
+                shades.setdefault(level, []).append(f"M{x} {y}h{wide}v1h-{wide}z")
+            x += wide
+    drawn = tuple((level / LEVELS, "".join(squares)) for level, squares in sorted(shades.items()))
+    return HeatMap((max(map(len, places)), len(places)), drawn)
 
 
 def _rounded(number: float) -> float:

@@ -21,21 +21,29 @@ from typing import NamedTuple, get_args
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ...evidence import Audit, PassRecord, PassRecords, Side
+from ...evidence import AttentionMap, Audit, PassRecord, PassRecords, Side
 from ...findings import Finding
 from ...metrics import DetectorTally, Evidence, gather
 from ...plan import PassSpec, Plan
 from ...probes import Probe
 from ...report import ConceptSummary, Report, RetainedSummary
+from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words
 from ..text import confidence, one_line, share
-from .figures import HEIGHT, WIDTH, Curve, curve, interval_plot
+from .figures import HEIGHT, WIDTH, Curve, HeatMap, curve, heat_map, interval_plot
 from .samples import Picture, Pictures, lost_pairs, pairs_of
 
 _HERE = Path(__file__).parent
 
 
-def html(report: Report, plan: Plan, audit: Audit, passes: PassRecords | None, pictures: Pictures) -> str:
+def html(
+    report: Report,
+    plan: Plan,
+    audit: Audit,
+    passes: PassRecords | None,
+    pictures: Pictures,
+    frameworks: Frameworks = (),
+) -> str:
     """The report as one HTML page, without absolute paths.
 
     Args:
@@ -44,6 +52,7 @@ def html(report: Report, plan: Plan, audit: Audit, passes: PassRecords | None, p
         audit: What was measured: which pictures matter, and what was seen in them.
         passes: What the eraser did; None for a checkpoint that fmn-guard did not make.
         pictures: Those of `fmn_guard.render.html.samples.samples` that the page is to hold.
+        frameworks: What it is to name evidence for.
 
     Raises:
         BrokenChain: the audit is not of this plan.
@@ -64,14 +73,17 @@ def html(report: Report, plan: Plan, audit: Audit, passes: PassRecords | None, p
             waived=[(f, waiver_words(waiver)) for f, waiver in waived_findings(report)],
             decisive=[f for f in report.findings if f.decides],
             counts=Counter(f.outcome for f in report.findings if f.decides),
-            concepts=[_concept(c, spec, report, evidence, pictures) for c, spec in subjects],
+            concepts=[_concept(c, spec, report, evidence, audit, pictures) for c, spec in subjects],
             whole=[f for f in report.findings if f.subject is None],
             rules={rule: [f for f in report.findings if f.rule == rule] for rule in ids},
             retained=list(_groups(report)),
+            changed=_changed(evidence),
             losers=sorted((r for r in report.retained if r.lost), key=lambda r: (r.gained - r.lost, r.slug)),
             lost=list(_pairs(lost_pairs(evidence), evidence, pictures, worse="lost")),
             passes=_courses(passes),
+            patch_digest=passes.patch_digest if passes else None,
             sweeps=list(_sweeps(report)),
+            answers=list(answers(report, frameworks)),
             blurred=any(picture.blurred for picture in pictures.values()),
             pictured=bool(pictures),
         )
@@ -88,14 +100,18 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_clean,
     )
-    environment.globals.update(interval_plot=interval_plot, most_pictures=_most_pictures, width=WIDTH, height=HEIGHT)
-    environment.filters.update(share=share, confidence=confidence)
+    environment.globals.update(
+        interval_plot=interval_plot, most_pictures=_most_pictures, rests_on=rests_on, width=WIDTH, height=HEIGHT
+    )
+    environment.filters.update(share=share, confidence=confidence, figure="{:.3f}".format)
     return environment
 
 
 def _clean(value: object) -> object:
     """Whatever is written into the page, on one line and without folders; markup is ours."""
-    return one_line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return one_line(value).replace(" %", "\u00a0%")
 
 
 class _Shot(NamedTuple):
@@ -125,10 +141,22 @@ class _Concept(NamedTuple):
     neighbours: list[RetainedSummary]
     drawn: list[tuple[str, int]]
     """What its pictures are most like now, the most frequent first."""
+    gazes: list[_Gaze]
+    """Where either model looks for its name; empty where that was not recorded."""
+
+
+class _Gaze(NamedTuple):
+    """Where one model looks for a name."""
+
+    probe: Probe
+    seen: AttentionMap
+    heat: HeatMap
+    top: float
+    """What full colour stands for, on either side."""
 
 
 def _concept(
-    summary: ConceptSummary, spec: PassSpec, report: Report, evidence: Evidence, pictures: Pictures
+    summary: ConceptSummary, spec: PassSpec, report: Report, evidence: Evidence, audit: Audit, pictures: Pictures
 ) -> _Concept:
     return _Concept(
         summary=summary,
@@ -137,7 +165,16 @@ def _concept(
         pairs=list(_pairs(pairs_of(evidence, spec), evidence, pictures, worse="still shown")),
         neighbours=[r for r in report.retained if summary.slug in r.neighbour_of],
         drawn=[(_seen(label), n) for label, n in sorted(summary.drawn.items(), key=lambda item: (-item[1], item[0]))],
+        gazes=list(_gazes(spec, evidence, audit)),
     )
+
+
+def _gazes(spec: PassSpec, evidence: Evidence, audit: Audit) -> Iterator[_Gaze]:
+    asked = {p.id: p for p in evidence.plan.probes if p.subject == spec.slug and p.role != "retained"}
+    maps = [seen for seen in audit.attention if seen.probe in asked]
+    top = max((seen.peak for seen in maps), default=0.0)
+    for seen in maps:
+        yield _Gaze(asked[seen.probe], seen, heat_map(seen.places, top), top)
 
 
 def _pairs(probes: list[Probe], evidence: Evidence, pictures: Pictures, worse: str) -> Iterator[_Pair]:
@@ -160,6 +197,16 @@ def _seen(label: str) -> str:
     """A recogniser's label without its axis; the reject class in words."""
     phrase = label.rpartition(":")[2]
     return "nothing it knows" if phrase == "none" else phrase
+
+
+def _changed(evidence: Evidence) -> dict[str, dict[str, list[Probe]]]:
+    """Of each retained concept the probes that lost it, and those that gained it."""
+    found: dict[str, dict[str, list[Probe]]] = {}
+    for probe in evidence.plan.probes:
+        sides = evidence.recognised(probe, "base"), evidence.recognised(probe, "patched")
+        if probe.role == "retained" and None not in sides and sides[0] != sides[1]:
+            found.setdefault(probe.subject, {}).setdefault("lost" if sides[0] else "gained", []).append(probe)
+    return found
 
 
 class _Group(NamedTuple):
@@ -215,14 +262,14 @@ def _courses(passes: PassRecords | None) -> _Courses | None:
     if passes is None:
         return None
     records = passes.passes
-    sorts = ("still_shown", "attention_mass", "redirect_error")
+    sorts = ("attention_mass", "redirect_error")
     tops = {sort: max((v for r in records for v in getattr(r, sort)), default=0.0) for sort in sorts}
     most = max((r.drift for r in records), default=0.0)
     return _Courses(
         [
             _Course(
                 r,
-                curve(r.still_shown, tops["still_shown"]),
+                curve(r.still_shown, 1.0),  # a probability: what is almost nothing should look so
                 curve(r.attention_mass, tops["attention_mass"]),
                 curve(r.redirect_error, tops["redirect_error"]),
                 round(100 * r.drift / most, 2) if most else 0.0,

@@ -1,0 +1,85 @@
+"""Where base and patched model look for a name: cross-attention, averaged while they draw one picture of each concept.
+
+It is shown and never judged: an eraser may change where a model looks, or what it finds there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isqrt
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from ..evidence import AttentionMap, Side
+from ..model.attention import seen_attention
+from ..model.sampler import draw_latents, threads
+from ..plan import Plan
+from ..probes import Probe
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+SIDE = 16
+"""Places a side of a map: the resolution at which Stable Diffusion decides what goes where."""
+
+
+def attention_maps(plan: Plan, model: StableDiffusionPipeline, side: Side) -> Iterator[AttentionMap]:
+    """Draws the probes that a plan gives positions for, and sees where each pixel looks for the name meanwhile.
+
+    A map that is not a number, as of a broken model, is left out. Costs one picture a concept.
+
+    Args:
+        plan: The plan.
+        model: Either model; nothing else may draw with it meanwhile.
+        side: Which it is.
+    """
+    watched = [probe for probe in plan.probes if probe.positions]
+    size = plan.sampler.batch
+    with threads(plan.sampler.threads):
+        for start in range(0, len(watched), size):
+            probes = watched[start : start + size]
+            for probe, mass in zip(probes, _masses(plan, model, probes), strict=True):
+                if mass.isfinite().all():
+                    yield _as_record(probe, side, mass)
+
+
+def _masses(plan: Plan, model: StableDiffusionPipeline, probes: list[Probe]) -> Tensor:
+    """(B, SIDE, SIDE) float32: attention probability on the name, the mean over steps, layers and heads."""
+    named = torch.zeros(len(probes), model.tokenizer.model_max_length)
+    for i, probe in enumerate(probes):
+        named[i, list(probe.positions)] = 1
+    maps: list[Tensor] = []
+
+    def see(_name: str, _query: Tensor, probs: Tensor) -> None:
+        guided = probs[-len(probes) :].float().cpu()  # with guidance, the empty prompt's come first
+        mass = torch.einsum("bhpt,bt->bp", guided, named) / guided.shape[1]
+        wide = isqrt(mass.shape[1])
+        maps.append(adaptive_avg_pool2d(mass.unflatten(1, (wide, wide)), SIDE))  # coarser layers are repeated
+
+    sampler = plan.sampler
+    with seen_attention(model.unet, see):
+        draw_latents(
+            model,
+            [p.prompt for p in probes],
+            [p.seed for p in probes],
+            steps=sampler.steps,
+            guidance=sampler.guidance,
+            size=sampler.size,
+            batch=len(probes),
+        )
+    return torch.stack(maps).mean(0)
+
+
+def _as_record(probe: Probe, side: Side, mass: Tensor) -> AttentionMap:
+    peak = mass.max()
+    levels = (255 * mass / peak.clamp(min=torch.finfo(mass.dtype).tiny)).round().to(torch.uint8)
+    return AttentionMap(
+        probe=probe.id,
+        side=side,
+        mass=round(mass.mean().item(), 6),
+        peak=round(peak.item(), 6),
+        rows=tuple(bytes(row.tolist()).hex() for row in levels),
+    )
