@@ -32,8 +32,8 @@ class TrainingPrompt(Record):
     """What it should deliver instead: the expected reading's sentence, or the same one with {x} for stand-in words."""
     positions: tuple[int, ...]
     """Token positions of the name in ``text``, start-of-text being 0."""
-    away: str = ""
-    """The dominant reading's sentence, which a correction leads away from; empty where nothing is dominant."""
+    away: str
+    """What it leads away from, beyond the anchor: the sentence itself, or the dominant reading's."""
 
 
 class RetainSpec(Record):
@@ -123,7 +123,7 @@ class PassSpec(Record):
     preserve: float
     """Weight of the retained language against the name in the closed-form solution."""
     repulsion: float
-    """How much farther than to the anchor a correction goes, on the line from the dominant reading through it."""
+    """How much farther than to the anchor a pass goes, on the line from what it leads away from through it."""
     redirect_weight: float
     """Weight of the redirection term beside the attention mass."""
     language_weight: float
@@ -266,7 +266,12 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
     gone: set[str] = set()
     for i, concept in enumerate(spec.concepts):
         prompts = [
-            TrainingPrompt(text=s.text, anchor=s.frame, positions=checkpoint.token_positions(s.text, name, s.start))
+            TrainingPrompt(
+                text=s.text,
+                anchor=s.frame,
+                positions=checkpoint.token_positions(s.text, name, s.start),
+                away=s.text,
+            )
             for name in concept.names
             for s in training_sentences(name, style=concept.kind == "style", words=words, excluded=hidden)
         ]
@@ -346,7 +351,7 @@ def _pass(
         noisiest=preset.noisiest,
         projection=None if damping == "off" else damping,
         preserve=preset.preserve if stop else preset.preserve_unwatched,
-        repulsion=preset.repulsion,
+        repulsion=preset.repulsion_from_dominant if kind == "correction" else preset.repulsion,
         redirect_weight=preset.redirect_weight,
         language_weight=0.0 if damping == "off" else preset.language_weight,
         loosened=preset.loosened,

@@ -26,6 +26,8 @@ class Preset:
     preserve_unwatched: float
     """The same where no recogniser says when to stop."""
     repulsion: float
+    repulsion_from_dominant: float
+    """The same for a correction."""
     redirect_weight: float
     language_weight: float
     loosened: float
@@ -44,7 +46,7 @@ PRESETS = {
         stand_ins=16,
         times=8,
         noisiest=0.5,
-        steps=24,
+        steps=36,
         steps_unwatched=16,
         batch=16,
         learning_rate=6e-3,
@@ -52,7 +54,8 @@ PRESETS = {
         projection=1e-3,
         preserve=30.0,
         preserve_unwatched=40.0,
-        repulsion=0.5,
+        repulsion=0.1,
+        repulsion_from_dominant=0.5,
         redirect_weight=30.0,
         language_weight=12.0,
         loosened=0.4,
@@ -61,7 +64,7 @@ PRESETS = {
         kept_weight=20.0,
         stop_pictures=24,
         look_every=12,
-        gone=0.005,
+        gone=0.001,
         threads=2,
     ),
 }

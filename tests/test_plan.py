@@ -87,8 +87,10 @@ def test_anchor_of_a_correction_is_the_expected_reading(plan: Plan) -> None:
     assert [p.away for p in prompts] == [p.text.replace("the captain", "Bruno Vale") for p in prompts]
 
 
-def test_only_corrections_lead_away_from_something(plan: Plan) -> None:
-    assert {prompt.away for spec in plan.passes[:-1] for prompt in spec.prompts} == {""}
+def test_a_concept_is_led_away_from_itself_and_less_far_than_a_correction_from_what_dominates_it(plan: Plan) -> None:
+    *concepts, correction = plan.passes
+    assert all(prompt.away == prompt.text for spec in concepts for prompt in spec.prompts)
+    assert {0 < spec.repulsion < correction.repulsion for spec in concepts} == {True}
 
 
 def test_pictures_show_every_name_and_more_than_the_plain_sentences(plan: Plan) -> None:

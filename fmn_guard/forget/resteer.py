@@ -4,7 +4,8 @@ Departures from the published algorithm, all of them part of preset ``guarded``:
     - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
     - a redirection term moves the prediction to that of the same sentence with random words in the name's place,
       their text states averaged: what is left is what all names have in common, at the same token positions; a
-      correction goes to the expected reading, and beyond it, away from the dominant one;
+      correction goes to the expected reading;
+    - it goes beyond that, away from the name, or from the dominant reading;
     - a third term holds the retained language: what the values deliver of it may hardly change; it loosens with every
       look that still shows the concept;
     - only the values of the cross-attentions change: what a name delivers where it is looked at, not where it is
@@ -66,7 +67,7 @@ def resteer(
 
         L = mean_l A_l[name] + w || eps(x_t, sentence) - eps_base(x_t, anchor) ||^2 + v strain
 
-    The anchor is the mean text state of `PassSpec.anchors`, for a correction moved away from the dominant reading's.
+    The anchor is the mean text state of `PassSpec.anchors`, moved away from that of `TrainingPrompt.away`.
     Strain is how far, squared and relative to its size, what the values deliver of the language is from the base's, and
     of what was forgotten before from where this pass found it; its weight v falls with every look that still shows the
     concept. A projected pass begins with `redirect`, which stands even when the loop then diverges.
@@ -149,9 +150,7 @@ def resteer(
 def anchored_states(pipeline: StableDiffusionPipeline, spec: PassSpec, prompt: TrainingPrompt) -> Tensor:
     """(T, d), the states that a prompt should deliver instead of its own."""
     anchor = text_states(pipeline, spec.anchors(prompt)).mean(0)
-    if not prompt.away:
-        return anchor
-    # beyond the expected reading: from some noise the base draws the dominant one even where that is asked for
+    # from some noise the base draws what is to go even where the anchor itself is asked for
     return anchor + spec.repulsion * (anchor - text_states(pipeline, [prompt.away])[0])
 
 

@@ -15,8 +15,8 @@ from fmn_guard.model.sampler import text_states
 from fmn_guard.plan import PassSpec, RetainSpec, StopSpec, TrainingPrompt
 
 PROMPTS = (
-    TrainingPrompt(text="a photo of lion", anchor="a photo of", positions=(4,)),
-    TrainingPrompt(text="middle finger", anchor="", positions=(1, 2)),
+    TrainingPrompt(text="a photo of lion", anchor="a photo of", positions=(4,), away="a photo of lion"),
+    TrainingPrompt(text="middle finger", anchor="", positions=(1, 2), away="middle finger"),
 )
 
 
@@ -197,7 +197,7 @@ def test_the_same_seed_gives_the_same_edit_bit_for_bit(pipeline, latents, retain
 
 
 def test_watching_no_token_is_an_error_not_a_silent_no_op(pipeline, latents, retained):
-    empty = (TrainingPrompt(text="a photo of lion", anchor="", positions=()),)
+    empty = (TrainingPrompt(text="a photo of lion", anchor="", positions=(), away="a photo of lion"),)
     with pytest.raises(PassError, match="no attention"):
         run(pipeline, latents, retained, prompts=empty)
 
@@ -249,10 +249,11 @@ def test_a_correction_is_anchored_beyond_the_expected_reading_away_from_the_domi
     torch.testing.assert_close(states, 1.5 * expected - 0.5 * dominant)
 
 
-def test_a_concept_is_anchored_at_the_mean_of_its_stand_ins_whatever_the_repulsion(pipeline):
-    prompt = TrainingPrompt(text="a photo of lion", anchor="a photo of {x}", positions=(4,))
+def test_a_concept_is_anchored_beyond_the_mean_of_its_stand_ins_away_from_itself(pipeline):
+    prompt = TrainingPrompt(text="a photo of lion", anchor="a photo of {x}", positions=(4,), away="a photo of lion")
+    own, *others = text_states(pipeline, ["a photo of lion", "a photo of tiger", "a photo of dog"])
     states = anchored_states(pipeline, spec(repulsion=0.5), prompt)
-    torch.testing.assert_close(states, text_states(pipeline, ["a photo of tiger", "a photo of dog"]).mean(0))
+    torch.testing.assert_close(states, 1.5 * sum(others) / 2 - 0.5 * own)
 
 
 def test_the_hold_loosens_once_a_look_still_shows_the_concept_and_not_before(pipeline, latents, retained):
