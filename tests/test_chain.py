@@ -16,20 +16,7 @@ from fmn_guard.gate import check_run, verify_run
 from fmn_guard.record import file_digest
 from fmn_guard.signing import make_keys, sign_run
 
-from .pictures import write_pictures
-from .test_gate import write_run
-
 FLIPS = 500
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A finished run with pictures and its list of files."""
-    (folder := tmp_path / "run").mkdir()
-    write_run(folder)
-    write_pictures(folder)
-    write_files(folder, None, ())
-    return folder
 
 
 def _names(run: Path) -> set[str]:

@@ -29,18 +29,7 @@ from fmn_guard.record import digest, file_digest, pretty_json, write_record
 from fmn_guard.report import Report
 from fmn_guard.signing import make_keys, sign_run, statement
 
-from .pictures import write_pictures
-from .test_gate import write_run
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A finished run that is not signed."""
-    (folder := tmp_path / "run").mkdir()
-    write_run(folder)
-    write_pictures(folder)
-    write_files(folder, None, ())
-    return folder
+from .concluded import write_run
 
 
 @pytest.fixture
