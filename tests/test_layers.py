@@ -69,6 +69,7 @@ DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "cyclonedx": "cyclonedx-python-lib",
     "dicebear": "dicebear-core",
+    "google": "protobuf",
     "pydantic_core": "pydantic",
     "ruamel": "ruamel.yaml",
 }
