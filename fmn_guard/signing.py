@@ -153,7 +153,9 @@ def sign_run(run: Path, report: Report, files: Files, key: Path, passphrase: Pas
     return signature
 
 
-def check_signature(run: Path, report: Report, files: Files, keys: Sequence[Path]) -> Signature | None:
+def check_signature(
+    run: Path, report: Report, files: Files, keys: Sequence[Path], *, required: bool = False
+) -> Signature | None:
     """Checks that the signature of a run is about this run, and holds, and is of one of some keys.
 
     Without keys, it must hold for the public key that it brings along: anybody may have made it, but no byte of it was
@@ -164,9 +166,10 @@ def check_signature(run: Path, report: Report, files: Files, keys: Sequence[Path
         report: Its report.
         files: Its list of files.
         keys: Files of public keys, of which one must have signed.
+        required: Whether there must be a signature even where no key is given.
 
     Returns:
-        The signature; None when there is none and no key was given.
+        The signature; None when there is none and none has to be.
 
     Raises:
         BrokenChain: the signature is missing, damaged, about another run, or by none of the keys.
@@ -177,7 +180,7 @@ def check_signature(run: Path, report: Report, files: Files, keys: Sequence[Path
     path = run / SIGNATURE
     envelope = read_canonical(path, Envelope)
     if envelope is None:
-        if keys:
+        if keys or required:
             raise BrokenChain(f"{path} is missing: the run is not signed", hint="sign it with `fmn-guard sign`")
         return None
     content = statement(report, files)

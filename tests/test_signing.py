@@ -26,12 +26,13 @@ from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as StatementProto
 
 import fmn_guard
-from fmn_guard.chain import Files, check_files, clean, write_files
+from fmn_guard.chain import Files, check_files, write_files
 from fmn_guard.errors import BrokenChain, FmnGuardError, InputError
 from fmn_guard.gate import check_run, verify_run
 from fmn_guard.policy import Rule, Waiver
 from fmn_guard.record import digest, file_digest, pretty_json, write_record
 from fmn_guard.report import Report, judge
+from fmn_guard.retention import clean
 from fmn_guard.signing import check_signature, make_keys, sign_run, statement
 
 from .builder import BASE, forget, make_audit, make_plan, make_policy, probes

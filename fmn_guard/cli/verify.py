@@ -14,13 +14,18 @@ from .keys import keys_option
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @keys_option
+@click.option(
+    "--require-signature",
+    is_flag=True,
+    help="Refuse a run that nobody signed. Only --key tells who did; without it, anybody may have.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was checked as one JSON document.")
-def verify(run: Path, keys: tuple[Path, ...], as_json: bool) -> None:
+def verify(run: Path, keys: tuple[Path, ...], require_signature: bool, as_json: bool) -> None:
     """Check every byte of a run folder, and recompute its verdict from what was observed.
 
     Names the first file that differs and exits with 2; otherwise with 0, whatever the verdict: see `gate`.
     """
-    verified = verify_run(run, keys)
+    verified = verify_run(run, keys, require_signature=require_signature)
     if as_json:
         emit_json(verified)
         return
