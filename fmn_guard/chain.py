@@ -24,6 +24,8 @@ SIGNATURE = "signature.dsse.json"
 _BESIDE = frozenset({FILES, CLEANED, SIGNATURE})
 STAGES = ("plan.json", "passes.json", "patch.safetensors", "audit.json", "policy.json", "report.json", "report.md")
 """What a run is of, in the order in which it is made; two of them only where fmn-guard made the patch."""
+MIGRATED = "migrated.json"
+"""Which run of an older version this one was lifted from, if it was."""
 PICTURES = "images/"
 """How paths of pictures begin."""
 PAGE = ".html"

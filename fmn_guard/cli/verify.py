@@ -6,6 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from ..chain import MIGRATED
 from ..gate import verify_run
 from .console import emit_json
 from .keys import keys_option
@@ -29,9 +30,12 @@ def verify(run: Path, keys: tuple[Path, ...], require_signature: bool, as_json: 
     if as_json:
         emit_json(verified)
         return
-    click.echo(f"{len(verified.files)} files are as the run left them; the verdict comes out again: {verified.verdict}")
+    there = len(verified.files) - len(verified.cleaned)
+    click.echo(f"{there} files are as the run left them; the verdict comes out again: {verified.verdict}")
     if verified.cleaned:
-        click.echo(f"of them {len(verified.cleaned)} were cleaned: their digests are known, their content is not")
+        click.echo(f"{len(verified.cleaned)} were cleaned: their digests are known, their content is not")
+    if MIGRATED in verified.files:
+        click.echo(f"lifted from a run of an older version: {MIGRATED} names the digests that it supersedes")
     click.echo(f"signature: {verified.signature_words}")
     if verified.index_lines is not None:
         click.echo(f"index: {verified.index_lines} lines, the last about this run tells of this report")

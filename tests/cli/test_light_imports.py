@@ -63,13 +63,14 @@ def test_command_never_imports_torch(arguments: list[str], tmp_path: Path) -> No
     assert _loaded_by(arguments, tmp_path) == []
 
 
-@pytest.mark.parametrize("command", ["gate", "verify", "clean", "report", "re-judge", "apply"])
+@pytest.mark.parametrize("command", ["gate", "verify", "clean", "migrate", "report", "re-judge", "apply"])
 def test_command_on_a_finished_run_never_imports_torch(command: str, tmp_path: Path) -> None:
     run = finished_run(tmp_path)
     arguments = {
         "gate": ["gate", str(run.folder)],
         "verify": ["verify", str(run.folder)],
         "clean": ["clean", str(run.folder)],
+        "migrate": ["migrate", str(run.folder)],
         "report": ["report", str(run.folder), *(f"-o{tmp_path}/r.{ending}" for ending in FORMATS if ending != "html")],
         "re-judge": ["report", str(run.folder), "--policy", str(run.policy)],
         "apply": ["apply", str(run.manifest), "--policy", str(run.policy), "--out", str(run.folder)],
