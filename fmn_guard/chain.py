@@ -132,6 +132,8 @@ def check_files(run: Path, *, without_pictures: bool = False, with_leftovers: bo
         BrokenChain: the first file that differs, in the order in which they are made.
         InputError: the list is missing or unreadable.
     """
+    if not run.is_dir():
+        raise InputError(f"there is no run folder {run}", hint="check the path")
     listed = read_files(run)
     if listed is None:
         raise InputError(
@@ -192,8 +194,8 @@ def remove(run: Path, names: Iterable[str]) -> None:
 
 def _check_cleaned(run: Path, listed: Files, cleaned: Cleaned) -> None:
     names = cleaned.files
-    wrong = [name for name in names if name not in listed.files or not name.startswith(PICTURES) | name.endswith(PAGE)]
-    if wrong or list(names) != sorted(set(names)):
+    removable = {name for name in listed.files if name.startswith(PICTURES) or name.endswith(PAGE)}
+    if not removable.issuperset(names) or list(names) != sorted(set(names)):
         raise BrokenChain(
             f"{run / CLEANED} does not list pictures and pages of {FILES}, each once and in order",
             hint="restore it; nothing else can be cleaned",

@@ -74,23 +74,22 @@ def statement(report: Report, files: Files) -> bytes:
     model = {"name": "model", "digest": {"fmnGuardIdentity": _hex(report.patched_digest)}}
     base = {"name": "base", "digest": {"fmnGuardIdentity": _hex(report.base_digest)}}
     tool = {"name": "fmn-guard", "uri": f"pkg:pypi/fmn-guard@{report.tool_version}"}
-    patch = [_resource(name, listed[name]) for name in ("patch.safetensors",) if name in listed]
+    subjects = [name for name in ("patch.safetensors", "report.json", FILES) if name in listed]
+    notes = {
+        "report.json": _counts(report),
+        "plan.json": {"suite": report.suite},
+        "policy.json": {"policy": report.policy},
+    }
     return canonical_json(
         {
             "_type": "https://in-toto.io/Statement/v1",
-            "subject": [
-                model,
-                *patch,
-                _resource("report.json", listed["report.json"]) | {"annotations": _counts(report)},
-                _resource(FILES, listed[FILES]),
-            ],
+            "subject": [model, *(_resource(name, listed[name], notes) for name in subjects)],
             "predicateType": "https://in-toto.io/attestation/test-result/v0.1",
             "predicate": {
                 "result": _result(report),
                 "configuration": [
                     base,
-                    _resource("plan.json", listed["plan.json"]) | {"annotations": {"suite": report.suite}},
-                    _resource("policy.json", listed["policy.json"]) | {"annotations": {"policy": report.policy}},
+                    *(_resource(name, listed[name], notes) for name in ("plan.json", "policy.json")),
                     tool,
                 ],
             },
@@ -299,8 +298,9 @@ def _state(finding: Finding) -> _State:
     return "failed" if finding.decides else "warned"
 
 
-def _resource(name: str, value: Digest) -> dict[str, Any]:
-    return {"name": name, "digest": {"sha256": _hex(value)}}
+def _resource(name: str, value: Digest, notes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    said = {"annotations": notes[name]} if name in notes else {}
+    return {"name": name, "digest": {"sha256": _hex(value)}} | said
 
 
 def _hex(value: Digest) -> str:

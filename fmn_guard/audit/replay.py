@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..evidence import Audit, Side
 from ..plan import Plan
@@ -115,12 +115,12 @@ def replay(
             drawn += len(probes)
             progress("drawing again", drawn, planned)
     # Where digests differ a difference is above 0, and a tolerance of 0 lets none pass.
-    within = tuple(each for each in others if each.difference is not None and each.difference <= tolerance)
+    close = [each.difference is not None and each.difference <= tolerance for each in others]
     return Replay(
         drawn=drawn,
         planned=len(audit.observations),
-        within=within,
-        differing=tuple(each for each in others if each not in within),
+        within=tuple(each for each, lets in zip(others, close, strict=True) if lets),
+        differing=tuple(each for each, lets in zip(others, close, strict=True) if not lets),
     )
 
 
@@ -149,6 +149,6 @@ def _kept(path: Path, judged: Digest | None) -> np.ndarray | None:
     """Pixels of a picture that was kept, if it is the one that was judged."""
     try:
         pixels = np.asarray(Image.open(path, formats=["PNG"]).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     return pixels if bytes_digest(pixels.tobytes()) == judged else None

@@ -98,8 +98,9 @@ def replay(
             "kept; if device and versions are the same, ask who made it",
         )
     if not as_json:
-        close = f"all but {len(found.within)}, which are within {tolerance:g} grey levels," if found.within else "all"
-        click.echo(f"{found.drawn} of {found.planned} pictures were drawn again, and {close} of them are the same")
+        same = f"{found.drawn - len(found.within)} are the same, the others within {tolerance:g} grey levels on average"
+        came_out = same if found.within else "all of them are the same"
+        click.echo(f"{found.drawn} of {found.planned} pictures were drawn again: {came_out}")
 
 
 def _by(other: Redrawn) -> str:
