@@ -70,10 +70,10 @@ def test_command_on_a_finished_run_never_imports_torch(command: str, tmp_path: P
         "gate": ["gate", str(run.folder)],
         "verify": ["verify", str(run.folder)],
         "clean": ["clean", str(run.folder)],
-        "migrate": ["migrate", str(run.folder)],
         "report": ["report", str(run.folder), *(f"-o{tmp_path}/r.{ending}" for ending in FORMATS if ending != "html")],
         "re-judge": ["report", str(run.folder), "--policy", str(run.policy)],
         "apply": ["apply", str(run.manifest), "--policy", str(run.policy), "--out", str(run.folder)],
+        "migrate": ["migrate", str(run.folder)],
     }
     assert _loaded_by(arguments[command], tmp_path) == []
 
