@@ -2,7 +2,7 @@
 
 run folder --write_files--> files.json     what the run consists of
 run folder --check_files--> Files          or the first file that differs
-run folder --clean--------> cleaned.json   pictures and leftovers are gone; files.json keeps their digests
+run folder --remove-------> cleaned.json   what was removed on purpose; files.json keeps its digests
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from .errors import BrokenChain, InputError
 from .record import Digest, R, Record, bytes_digest, file_digest, pretty_json, read_record, write_record
@@ -24,7 +24,12 @@ SIGNATURE = "signature.dsse.json"
 _BESIDE = frozenset({FILES, CLEANED, SIGNATURE})
 STAGES = ("plan.json", "passes.json", "patch.safetensors", "audit.json", "policy.json", "report.json", "report.md")
 """What a run is of, in the order in which it is made; two of them only where fmn-guard made the patch."""
-_PICTURES = "images/"
+MIGRATED = "migrated.json"
+"""Which run of an older version this one was lifted from, if it was."""
+PICTURES = "images/"
+"""How paths of pictures begin."""
+PAGE = ".html"
+"""How names of reports end that hold pictures themselves."""
 
 
 class Files(Record):
@@ -49,15 +54,6 @@ class Cleaned(Record):
     """Format of this record."""
     files: tuple[str, ...]
     """Their paths in the run folder, sorted."""
-
-
-class Removal(NamedTuple):
-    """What `clean` removes, by paths in the run folder."""
-
-    pictures: tuple[str, ...]
-    """Files of the list, whose digests stay."""
-    leftovers: tuple[str, ...]
-    """What an interrupted command left."""
 
 
 def read_canonical(path: Path, record: type[R]) -> R | None:
@@ -123,48 +119,21 @@ def write_files(run: Path, listed: Files | None, changed: Iterable[Path]) -> boo
     return True
 
 
-def check_files(run: Path) -> Files:
+def check_files(run: Path, *, without_pictures: bool = False, with_leftovers: bool = False) -> Files:
     """Checks that a run folder holds the files of its list, byte for byte, and no others.
+
+    Args:
+        run: The run folder.
+        without_pictures: Whether pictures may be absent, as in a clone; `absent_pictures` names them. What is there
+            is checked all the same.
+        with_leftovers: Whether what `leftovers` names may be there.
 
     Raises:
         BrokenChain: the first file that differs, in the order in which they are made.
         InputError: the list is missing or unreadable.
     """
-    return _check(run, frozenset())
-
-
-def clean(run: Path, *, dry_run: bool = False) -> Removal:
-    """Removes the pictures of a run and what interrupted commands left; the rest of it can still be verified.
-
-    Killed at any moment, the same call goes on.
-
-    Args:
-        run: The run folder.
-        dry_run: Whether to remove nothing.
-
-    Returns:
-        What was removed, or would be.
-
-    Raises:
-        BrokenChain: the run is not what its list says: nothing is removed, since it could not be told afterwards.
-        InputError: the list is missing or unreadable.
-    """
-    found = list(_found(run))
-    leftovers = tuple(name for name in found if _is_leftover(name))
-    listed = _check(run, frozenset(leftovers))
-    pictures = tuple(name for name in found if name.startswith(_PICTURES) and name in listed.files)
-    if not dry_run:
-        if pictures:
-            write_record(run / CLEANED, Cleaned(files=tuple(sorted({*read_cleaned(run).files, *pictures}))))
-        for name in (*pictures, *leftovers):
-            (run / name).unlink()
-        for folder in sorted({run / _PICTURES, *((run / name).parent for name in pictures)}, reverse=True):
-            with suppress(OSError):  # it is not empty, or was not there
-                folder.rmdir()
-    return Removal(pictures, leftovers)
-
-
-def _check(run: Path, tolerated: frozenset[str]) -> Files:
+    if not run.is_dir():
+        raise InputError(f"there is no run folder {run}", hint="check the path")
     listed = read_files(run)
     if listed is None:
         raise InputError(
@@ -173,11 +142,13 @@ def _check(run: Path, tolerated: frozenset[str]) -> Files:
         )
     cleaned = read_cleaned(run)
     _check_cleaned(run, listed, cleaned)
-    found = frozenset(_found(run)) - _BESIDE - tolerated
+    found = frozenset(_found(run)) - _BESIDE
+    if with_leftovers:
+        found -= frozenset(leftovers(run))
     for name in _in_order(found | listed.files.keys()):
         if name in found:
             _check_file(run / name, name, listed.files.get(name))
-        elif name not in cleaned.files:
+        elif name not in cleaned.files and not (without_pictures and name.startswith(PICTURES)):
             raise BrokenChain(
                 f"{run / name} is missing: it is listed in {FILES}, and not in {CLEANED}",
                 hint="restore it; pictures are removed with `fmn-guard clean`, which notes that they were",
@@ -185,13 +156,49 @@ def _check(run: Path, tolerated: frozenset[str]) -> Files:
     return listed
 
 
+def absent_pictures(run: Path, listed: Files) -> tuple[str, ...]:
+    """Pictures of a list that are not in the run folder, and were not cleaned either."""
+    cleaned = read_cleaned(run).files
+    pictures = (name for name in listed.files if name.startswith(PICTURES))
+    return tuple(name for name in pictures if name not in cleaned and not (run / name).exists())
+
+
+def cleaned_files(run: Path) -> tuple[str, ...]:
+    """Paths in a run folder of what was removed on purpose, and was not written again."""
+    return tuple(name for name in read_cleaned(run).files if not (run / name).exists())
+
+
+def leftovers(run: Path) -> tuple[str, ...]:
+    """Paths in a run folder of what interrupted commands left."""
+    return tuple(name for name in _found(run) if _is_leftover(name))
+
+
+def remove(run: Path, names: Iterable[str]) -> None:
+    """Removes files of a run folder: pictures and pages of its list, which are noted first, and leftovers.
+
+    Killed at any moment, the run can still be verified, and the same call goes on.
+
+    Args:
+        run: The run folder, known to be of one piece.
+        names: Paths in it.
+    """
+    gone = tuple(names)
+    if noted := {name for name in gone if not _is_leftover(name)}:
+        write_record(run / CLEANED, Cleaned(files=tuple(sorted({*read_cleaned(run).files, *noted}))))
+    for name in gone:
+        (run / name).unlink()
+    for folder in sorted({run / PICTURES, *((run / name).parent for name in gone)} - {run}, reverse=True):
+        with suppress(OSError):  # it is not empty, or was not there
+            folder.rmdir()
+
+
 def _check_cleaned(run: Path, listed: Files, cleaned: Cleaned) -> None:
     names = cleaned.files
-    wrong = [name for name in names if name not in listed.files or not name.startswith(_PICTURES)]
-    if wrong or list(names) != sorted(set(names)):
+    removable = {name for name in listed.files if name.startswith(PICTURES) or name.endswith(PAGE)}
+    if not removable.issuperset(names) or list(names) != sorted(set(names)):
         raise BrokenChain(
-            f"{run / CLEANED} does not list pictures of {FILES}, each once and in order",
-            hint="restore it; only pictures can be cleaned",
+            f"{run / CLEANED} does not list pictures and pages of {FILES}, each once and in order",
+            hint="restore it; nothing else can be cleaned",
         )
 
 

@@ -1,16 +1,17 @@
 """The last step of a release pipeline: is this run of one piece, and what does it say.
 
 run folder --check_run--> Report --exit_code--> 0 pass, 3 fail, 4 inconclusive
-run folder --verify_run--> Verified    the same, after every byte was checked, and the signature
+run folder --gate_run--> Gated         the same, after every file that is there was checked, and the signature by a key
+run folder --verify_run--> Verified    the same, and nothing is left unchecked
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
-from .chain import check_files, read_cleaned
+from .chain import PICTURES, SIGNATURE, absent_pictures, check_files, cleaned_files
 from .errors import BrokenChain, InputError
 from .evidence import Audit, PassRecords
 from .index import check_index
@@ -101,6 +102,46 @@ def check_run(run: Path, demanded: tuple[ReleasePolicy, AuditSuite] | None = Non
     return report
 
 
+class Gated(NamedTuple):
+    """What `gate_run` found in order."""
+
+    report: Report
+    """The report, recomputed from what was observed."""
+    unchecked: tuple[str, ...]
+    """What was not checked and why, a sentence each."""
+
+
+def gate_run(run: Path, keys: Sequence[Path] = (), demanded: tuple[ReleasePolicy, AuditSuite] | None = None) -> Gated:
+    """Checks what a verdict is released by: all that `verify_run` checks of what is there.
+
+    Pictures may be absent, since a run is kept without them in git, and a signature that no key was given for is left
+    alone, since it would say nothing about who made it. Both are told.
+
+    Args:
+        run: The run folder, with its ``files.json``.
+        keys: Files of public keys, of which one must have signed.
+        demanded: As for `check_run`.
+
+    Raises:
+        BrokenChain: the first file that differs.
+        InputError: a file is missing or unreadable.
+    """
+    files = check_files(run, without_pictures=True)
+    report = check_run(run, demanded)
+    if keys:
+        check_signature(run, report, files, keys)
+    check_index(run, report)
+    unchecked = []
+    pictures = [name for name in files.files if name.startswith(PICTURES)]
+    if absent := absent_pictures(run, files):
+        unchecked.append(f"Not checked: {len(absent)} of {len(pictures)} pictures, which are not here.")
+    if cleaned := cleaned_files(run):
+        unchecked.append(f"Not checked: {len(cleaned)} files that were cleaned; their digests are known.")
+    if not keys and (run / SIGNATURE).exists():
+        unchecked.append(f"Not checked: {SIGNATURE}, since no --key was given.")
+    return Gated(report, tuple(unchecked))
+
+
 class Verified(Record):
     """What `verify_run` found in order."""
 
@@ -128,29 +169,27 @@ class Verified(Record):
         return f"of this run, by key {self.signed_by[:12]}{'' if self.key_checked else ', not checked against a key'}"
 
 
-def verify_run(
-    run: Path, keys: Sequence[Path] = (), demanded: tuple[ReleasePolicy, AuditSuite] | None = None
-) -> Verified:
+def verify_run(run: Path, keys: Sequence[Path] = (), *, require_signature: bool = False) -> Verified:
     """Checks every byte of a run folder, judges its audit anew, and checks its signature and the index beside it.
 
     Args:
         run: The run folder, with its ``files.json``.
-        keys: Files of public keys, of which one must have signed; without any, a signature need only be of this run.
-        demanded: As for `check_run`.
+        keys: Files of public keys, of which one must have signed; without any, anybody may have signed this run.
+        require_signature: Whether somebody must have signed, though no key tells who; a key implies it.
 
     Raises:
         BrokenChain: the first file that differs.
         InputError: a file is missing or unreadable.
     """
     files = check_files(run)
-    report = check_run(run, demanded)
-    signature = check_signature(run, report, files, keys)
+    report = check_run(run)
+    signature = check_signature(run, report, files, keys, required=require_signature)
     lines = check_index(run, report)
     return Verified(
         verdict=report.verdict,
         report_digest=digest(report),
         files=files.files,
-        cleaned=read_cleaned(run).files,
+        cleaned=cleaned_files(run),
         signed_by=signature.keyid if signature else None,
         key_checked=bool(keys),
         index_lines=lines,

@@ -14,7 +14,7 @@ import re
 import secrets
 import unicodedata
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
@@ -134,21 +134,39 @@ def read_record(path: Path, record: type[R]) -> R:
     try:
         return record.model_validate_json(path.read_bytes(), by_alias=True, by_name=False)
     except OSError as error:
-        raise InputError(
-            f"{path}: unreadable-file: {error.strerror}", hint="check the path and its permissions"
-        ) from error
+        raise _unreadable(path, error) from error
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
         if details[0]["type"] == "json_invalid":
-            raise InputError(
-                f"{path}: bad-json: {details[0]['msg']}",
-                hint="the file is damaged: restore it or create it again",
-            ) from error
+            raise _bad_json(path, details[0]["msg"]) from error
         faults = "; ".join(f"{'.'.join(map(str, detail['loc'])) or 'file'}: {detail['msg']}" for detail in details)
         raise InputError(
             f"{path}: wrong-shape: not a {record.__name__}: {faults}",
-            hint="is this the right file, written by this version of fmn-guard? if so, create it again",
+            hint="is this the right file? a run of an older version is lifted by `fmn-guard migrate`; for one of a "
+            "newer version, upgrade",
         ) from error
+
+
+def read_json(path: Path) -> Any:
+    """Read plain data of a record that may be of another version.
+
+    Raises:
+        InputError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise _bad_json(path, str(error)) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: unreadable-file: {error.strerror}", hint="check the path and its permissions")
+
+
+def _bad_json(path: Path, message: str) -> InputError:
+    return InputError(f"{path}: bad-json: {message}", hint="the file is damaged: restore it or create it again")
 
 
 def slugify(text: str) -> str:

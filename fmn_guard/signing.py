@@ -2,11 +2,12 @@
 
 (Report, Files) --statement--> bytes     what is signed: model, patch, report and list of files, by digest
 run folder --sign_run--> signature.dsse.json
-run folder --check_signature--> Signed
+run folder --check_signature--> Signature
 
 The format is that of https://github.com/in-toto/attestation (Statement v1, test-result v0.1) and
 https://github.com/secure-systems-lab/dsse. What is signed is the list of files, not ``cleaned.json``: pictures can be
-removed afterwards, and the signature still holds.
+removed afterwards, and the signature still holds. A signature brings its public key along, so that damage is noticed
+where no key is at hand; who made it, only a key that is given tells.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from __future__ import annotations
 import binascii
 import os
 from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from .chain import FILES, SIGNATURE, Files, read_canonical
 from .errors import BrokenChain, InputError
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 
+_State = Literal["passed", "warned", "failed"]
+
 Passphrase = Callable[[], bytes]
 """Asked only when a key is locked."""
 
@@ -39,9 +43,11 @@ class Signature(Record):
     """One signature of an envelope."""
 
     keyid: str
-    """Id of the key, as securesystemslib computes it."""
+    """Id of the key, as securesystemslib computes it from the public key."""
     sig: str
     """The signature in base64."""
+    public: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """The public key, its 32 bytes in hexadecimal; a field that DSSE leaves to who signs, and other readers ignore."""
 
 
 class Envelope(Record):
@@ -58,24 +64,34 @@ class Envelope(Record):
 def statement(report: Report, files: Files) -> bytes:
     """The in-toto statement about a run, in canonical JSON. Pure.
 
+    It is published with the model, so it names nobody: digests and counts, no concept, no rule and no prompt.
+
     ``result`` is ``PASSED`` only where the verdict is pass without a waiver; with one it is ``WARNED``, and whatever
     else, inconclusive included, is ``FAILED``.
     """
     listed = {FILES: files.digest} | files.files
-    subjects = [name for name in ("patch.safetensors", "report.json", FILES) if name in listed]
     # The identity of a model is no digest of a file: under "sha256", others would look for one.
     model = {"name": "model", "digest": {"fmnGuardIdentity": _hex(report.patched_digest)}}
+    base = {"name": "base", "digest": {"fmnGuardIdentity": _hex(report.base_digest)}}
+    tool = {"name": "fmn-guard", "uri": f"pkg:pypi/fmn-guard@{report.tool_version}"}
+    subjects = [name for name in ("patch.safetensors", "report.json", FILES) if name in listed]
+    notes = {
+        "report.json": _counts(report),
+        "plan.json": {"suite": report.suite},
+        "policy.json": {"policy": report.policy},
+    }
     return canonical_json(
         {
             "_type": "https://in-toto.io/Statement/v1",
-            "subject": [model, *(_resource(name, listed[name]) for name in subjects)],
+            "subject": [model, *(_resource(name, listed[name], notes) for name in subjects)],
             "predicateType": "https://in-toto.io/attestation/test-result/v0.1",
             "predicate": {
                 "result": _result(report),
-                "configuration": [_resource(name, listed[name]) for name in ("plan.json", "policy.json")],
-                "passedTests": [_test(f) for f in report.findings if _state(f) == "passed"],
-                "warnedTests": [_test(f) for f in report.findings if _state(f) == "warned"],
-                "failedTests": [_test(f) for f in report.findings if _state(f) == "failed"],
+                "configuration": [
+                    base,
+                    *(_resource(name, listed[name], notes) for name in ("plan.json", "policy.json")),
+                    tool,
+                ],
             },
         }
     )
@@ -129,35 +145,41 @@ def sign_run(run: Path, report: Report, files: Files, key: Path, passphrase: Pas
 
     content = statement(report, files)
     made = dsse.Envelope(content, PAYLOAD_TYPE, {}).sign(CryptoSigner(secret))
-    signature = Signature(keyid=made.keyid, sig=_base64(bytes.fromhex(made.signature)))
+    public = secret.public_key().public_bytes_raw().hex()
+    signature = Signature(keyid=made.keyid, sig=_base64(bytes.fromhex(made.signature)), public=public)
     envelope = Envelope(payload=_base64(content), payload_type=PAYLOAD_TYPE, signatures=(signature,))
     write_record(run / SIGNATURE, envelope)
     return signature
 
 
-def check_signature(run: Path, report: Report, files: Files, keys: Sequence[Path]) -> Signature | None:
-    """Checks that the signature of a run is about this run, and made with one of some keys.
+def check_signature(
+    run: Path, report: Report, files: Files, keys: Sequence[Path], *, required: bool = False
+) -> Signature | None:
+    """Checks that the signature of a run is about this run, and holds, and is of one of some keys.
 
-    Without keys, only what is signed is checked, not by whom.
+    Without keys, it must hold for the public key that it brings along: anybody may have made it, but no byte of it was
+    changed since.
 
     Args:
         run: The run folder.
         report: Its report.
         files: Its list of files.
         keys: Files of public keys, of which one must have signed.
+        required: Whether there must be a signature even where no key is given.
 
     Returns:
-        The signature; None when there is none and no key was given.
+        The signature; None when there is none and none has to be.
 
     Raises:
         BrokenChain: the signature is missing, damaged, about another run, or by none of the keys.
         InputError: it is unreadable, or a key is missing or no public ed25519 key.
+        ModuleNotFoundError: there is something to check, and the extra ``sign`` is not installed.
     """
     public = [_public_key(key) for key in keys]
     path = run / SIGNATURE
     envelope = read_canonical(path, Envelope)
     if envelope is None:
-        if keys:
+        if keys or required:
             raise BrokenChain(f"{path} is missing: the run is not signed", hint="sign it with `fmn-guard sign`")
         return None
     content = statement(report, files)
@@ -167,31 +189,40 @@ def check_signature(run: Path, report: Report, files: Files, keys: Sequence[Path
             hint="restore what was signed, or sign the run again with `fmn-guard sign`",
         )
     [signature] = envelope.signatures
+    _check_own_key(path, content, signature)
+
+    from securesystemslib.signer import SSlibKey
+
+    given = [SSlibKey.from_crypto(key).keyid for key in public]
+    if given and signature.keyid not in given:
+        raise BrokenChain(
+            f"{path} is signed with key {signature.keyid[:12]}, not with {', '.join(each[:12] for each in given)}",
+            hint="ask who signs releases for their public key; if that is the one, somebody else signed the run",
+        )
+    return signature
+
+
+def _check_own_key(path: Path, content: bytes, signature: Signature) -> None:
+    """Checks that a signature holds for the public key that it brings along, and is spelled in the one way."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from securesystemslib import dsse, exceptions
+    from securesystemslib.signer import Signature as Made
+    from securesystemslib.signer import SSlibKey
+
+    again = "restore it, or sign the run again with `fmn-guard sign`"
+    key = SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(bytes.fromhex(signature.public)))
+    if key.keyid != signature.keyid:
+        raise BrokenChain(f"{path}: its keyid is not that of its public key", hint=again)
     try:
         raw = b64decode(signature.sig, validate=True)
     except (binascii.Error, ValueError):
         raw = b""
     if _base64(raw) != signature.sig or not raw:
-        raise BrokenChain(f"{path}: its signature is no base64", hint="restore it, or sign the run again")
-    if public:
-        _check_with(path, content, signature.keyid, raw, public)
-    return signature
-
-
-def _check_with(path: Path, content: bytes, keyid: str, raw: bytes, public: Sequence[Ed25519PublicKey]) -> None:
-    from securesystemslib import dsse, exceptions
-    from securesystemslib.signer import Key, SSlibKey
-    from securesystemslib.signer import Signature as Made
-
-    known: list[Key] = [SSlibKey.from_crypto(key) for key in public]
+        raise BrokenChain(f"{path}: its signature is no base64", hint=again)
     try:
-        dsse.Envelope(content, PAYLOAD_TYPE, {keyid: Made(keyid, raw.hex())}).verify(known, 1)
+        dsse.Envelope(content, PAYLOAD_TYPE, {key.keyid: Made(key.keyid, raw.hex())}).verify([key], 1)
     except exceptions.VerificationError as error:
-        given = ", ".join(key.keyid[:12] for key in known)
-        raise BrokenChain(
-            f"{path} says it is signed with key {keyid[:12]}, which does not hold for the given: {given}",
-            hint="ask who signs releases for their public key; if that is the one, somebody changed the run",
-        ) from error
+        raise BrokenChain(f"{path}: its signature does not hold for its public key", hint=again) from error
 
 
 def _private_key(path: Path, passphrase: Passphrase) -> Ed25519PrivateKey:
@@ -252,18 +283,24 @@ def _result(report: Report) -> Literal["PASSED", "WARNED", "FAILED"]:
     return "WARNED" if any(finding.waiver for finding in report.findings) else "PASSED"
 
 
-def _state(finding: Finding) -> Literal["passed", "warned", "failed"]:
+def _counts(report: Report) -> dict[str, Any]:
+    states = Counter(map(_state, report.findings))
+    return {
+        "verdict": report.verdict,
+        "findings": {state: states[state] for state in get_args(_State)},
+        "pictures": {side.side: {"planned": side.planned, "scored": side.scored} for side in report.counts},
+    }
+
+
+def _state(finding: Finding) -> _State:
     if finding.outcome == "pass":
         return "passed"
-    return "warned" if finding.waiver or finding.severity == "warning" else "failed"
+    return "failed" if finding.decides else "warned"
 
 
-def _test(finding: Finding) -> str:
-    return "/".join(part for part in (finding.rule, finding.subject, finding.alias) if part)
-
-
-def _resource(name: str, value: Digest) -> dict[str, Any]:
-    return {"name": name, "digest": {"sha256": _hex(value)}}
+def _resource(name: str, value: Digest, notes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    said = {"annotations": notes[name]} if name in notes else {}
+    return {"name": name, "digest": {"sha256": _hex(value)}} | said
 
 
 def _hex(value: Digest) -> str:

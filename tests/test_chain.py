@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fmn_guard.chain import check_files, clean, read_cleaned, read_files, write_files
+from fmn_guard.chain import absent_pictures, check_files, read_files, remove, write_files
 from fmn_guard.errors import BrokenChain, FmnGuardError, InputError
 from fmn_guard.gate import check_run, verify_run
 from fmn_guard.record import file_digest
 from fmn_guard.signing import make_keys, sign_run
 
-from .pictures import write_pictures
-from .test_gate import write_run
-
 FLIPS = 500
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A finished run with pictures and its list of files."""
-    (folder := tmp_path / "run").mkdir()
-    write_run(folder)
-    write_pictures(folder)
-    write_files(folder, None, ())
-    return folder
 
 
 def _names(run: Path) -> set[str]:
@@ -43,14 +28,16 @@ def test_list_holds_the_digest_of_every_file_but_itself(run: Path) -> None:
     assert verify_run(run).verdict == "pass"
 
 
-def test_any_flipped_bit_of_any_file_is_found_and_its_file_named(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_key", [True, False])
+def test_any_flipped_bit_of_any_file_is_found_and_its_file_named(run: Path, tmp_path: Path, with_key: bool) -> None:
     key = tmp_path / "key"
     public = make_keys(key)
+    keys = [public] if with_key else []
     sign_run(run, check_run(run), check_files(run), key, lambda: b"")
-    _remove_one_picture(run)
+    remove(run, ["images/base/a.png"])
     names = sorted(_names(run))
     assert {"files.json", "cleaned.json", "signature.dsse.json", "report.md", "images/patched/a.png"} <= set(names)
-    verify_run(run, [public])
+    verify_run(run, keys)
     draw = random.Random(20)
     for i in range(FLIPS):
         name = names[i % len(names)]
@@ -60,24 +47,11 @@ def test_any_flipped_bit_of_any_file_is_found_and_its_file_named(run: Path, tmp_
         spoiled[offset] ^= 1 << bit
         (run / name).write_bytes(spoiled)
         with pytest.raises(FmnGuardError) as caught:
-            verify_run(run, [public])
+            verify_run(run, keys)
         assert name in caught.value.message, (name, offset, bit)
         assert caught.value.exit_code == 2
         (run / name).write_bytes(whole)
-    verify_run(run, [public])
-
-
-def _remove_one_picture(run: Path) -> None:
-    """Cleans one picture of several, so that the others are still there to be spoiled."""
-    kept = run.parent / "kept"
-    shutil.copytree(run / "images", kept)
-    clean(run)
-    shutil.copytree(kept, run / "images")
-    (run / "images" / "base" / "a.png").unlink()
-    cleaned = run / "cleaned.json"
-    plain = json.loads(cleaned.read_text(encoding="utf-8"))
-    plain["files"] = ["images/base/a.png"]
-    cleaned.write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    verify_run(run, keys)
 
 
 def _white_space(path: Path) -> None:
@@ -144,93 +118,24 @@ def test_list_is_left_alone_when_nothing_changed(run: Path) -> None:
     assert (run / "files.json").stat().st_mtime_ns == before
 
 
-# ---- clean
-
-
-def test_cleaned_run_is_verified_by_the_digests_that_stay(run: Path, tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    public = make_keys(key)
-    sign_run(run, check_run(run), check_files(run), key, lambda: b"")
-    pictures = {name for name in _names(run) if name.startswith("images/")}
-    stays = {name: (run / name).read_bytes() for name in _names(run) - pictures}
-    (run / "audit.partial.jsonl").write_text("half", encoding="utf-8")
-    (run / ".0123456789abcdef.tmp").write_text("half", encoding="utf-8")
-    removed = clean(run)
-    assert set(removed.pictures) == pictures
-    assert set(removed.leftovers) == {"audit.partial.jsonl", ".0123456789abcdef.tmp"}
-    assert {name: (run / name).read_bytes() for name in stays} == stays
-    assert _names(run) == {*stays, "cleaned.json"}
-    verified = verify_run(run, [public])
-    assert set(verified.cleaned) == pictures
-    assert pictures <= set(verified.files)
-
-
-def test_picture_removed_by_hand_breaks_the_chain(run: Path) -> None:
-    (run / "images" / "base" / "a.png").unlink()
-    with pytest.raises(BrokenChain, match=r"a\.png is missing"):
-        check_files(run)
-
-
-def test_dry_run_names_what_would_go_and_removes_nothing(run: Path) -> None:
-    before = _names(run)
-    assert len(clean(run, dry_run=True).pictures) == 4
-    assert _names(run) == before
-
-
-def test_cleaning_twice_removes_nothing_more(run: Path) -> None:
-    clean(run)
-    once = (run / "cleaned.json").read_bytes()
-    assert clean(run) == ((), ())
-    assert (run / "cleaned.json").read_bytes() == once
-
-
-def test_cleaning_goes_on_after_it_was_killed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    removed: list[Path] = []
-    unlink = Path.unlink
-
-    def killed(path: Path, missing_ok: bool = False) -> None:
-        if path.suffix == ".png" and removed:
-            raise KeyboardInterrupt
-        removed.append(path)
-        unlink(path, missing_ok)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "unlink", killed)
-        clean(run)
-    check_files(run)
-    assert len(clean(run).pictures) == 3
-    assert len(read_cleaned(run).files) == 4
-
-
-def _spoil_picture(run: Path) -> None:
-    _white_space(run / "images" / "base" / "a.png")
-
-
-def _drop_picture(run: Path) -> None:
-    (run / "images" / "base" / "a.png").unlink()
-
-
-@pytest.mark.parametrize("spoil", [_spoil_picture, _drop_picture])
-def test_what_was_changed_is_not_cleaned_away(run: Path, spoil: Callable[[Path], None]) -> None:
-    spoil(run)
-    before = _names(run)
-    with pytest.raises(BrokenChain, match=r"a\.png"):
-        clean(run)
-    assert _names(run) == before
+def test_pictures_may_be_absent_where_that_is_asked_for_and_nothing_else_may(run: Path) -> None:
+    for side in ("base", "patched"):
+        (run / "images" / side / "a.png").unlink()
+    listed = check_files(run, without_pictures=True)
+    assert absent_pictures(run, listed) == ("images/base/a.png", "images/patched/a.png")
+    _white_space(run / "images" / "base" / "b.png")
+    with pytest.raises(BrokenChain, match=r"b\.png"):
+        check_files(run, without_pictures=True)
+    (run / "images" / "base" / "b.png").unlink()
+    (run / "report.md").unlink()
+    with pytest.raises(BrokenChain, match=r"report\.md is missing"):
+        check_files(run, without_pictures=True)
 
 
 @pytest.mark.parametrize("names", [["audit.json"], ["images/base/x.png"], ["images/base/b.png", "images/base/a.png"]])
 def test_only_listed_pictures_can_be_called_cleaned(run: Path, names: list[str]) -> None:
-    clean(run)
+    remove(run, ["images/base/a.png"])
     cleaned = {"files": names, "schema_version": "fmn-guard/cleaned/v1"}
     (run / "cleaned.json").write_text(json.dumps(cleaned, indent=2) + "\n", encoding="utf-8")
     with pytest.raises(BrokenChain, match=r"cleaned\.json"):
         check_files(run)
-
-
-def test_run_without_a_list_keeps_its_pictures(run: Path) -> None:
-    (run / "files.json").unlink()
-    before = _names(run)
-    with pytest.raises(InputError, match=r"files\.json is missing"):
-        clean(run)
-    assert _names(run) == before

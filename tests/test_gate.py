@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -13,37 +12,13 @@ from fmn_guard.errors import BrokenChain, InputError
 from fmn_guard.gate import check_run, exit_code
 from fmn_guard.lint import lint_policy
 from fmn_guard.policy import Rule, Waiver
-from fmn_guard.record import digest, file_digest, write_record
+from fmn_guard.record import digest, write_record
 from fmn_guard.render import render
 from fmn_guard.report import Outcome, judge
 from fmn_guard.shipped import policies
 
-from .builder import make_audit, make_passes, make_plan, make_policy
-
-PLAN, POLICY = make_plan(), make_policy()
-
-
-def write_run(folder: Path, with_passes: bool = True) -> Path:
-    """A finished run that passes."""
-    passes = None
-    if with_passes:
-        (folder / "patch.safetensors").write_bytes(b"patch")
-        passes = make_passes(PLAN, file_digest(folder / "patch.safetensors"))
-        write_record(folder / "passes.json", passes)
-    audit = make_audit(PLAN, passes_digest=digest(passes) if passes else None)
-    write_record(folder / "plan.json", PLAN)
-    write_record(folder / "audit.json", audit)
-    report = judge(PLAN, audit, POLICY, passes)
-    write_record(folder / "policy.json", POLICY)
-    write_record(folder / "report.json", report)
-    (folder / "report.md").write_text(render(folder / "report.md", report, PLAN, audit, passes), encoding="utf-8")
-    return folder
-
-
-def edit(file: Path, key: str, value: object) -> None:
-    """Changes one field of a record behind the chain's back."""
-    plain = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps(plain | {key: value}), encoding="utf-8")
+from .builder import make_audit, make_plan, make_policy
+from .concluded import PLAN, POLICY, edit, write_run
 
 
 @pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 3), ("inconclusive", 4)])

@@ -17,7 +17,7 @@ from fmn_guard.index import append_line, check_index, read_index
 from fmn_guard.report import Report, judge
 
 from .builder import make_audit, make_plan, make_policy
-from .test_gate import write_run
+from .concluded import write_run
 
 
 def _report(name: str) -> Report:

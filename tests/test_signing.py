@@ -20,27 +20,23 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
+from google.protobuf.json_format import ParseDict
+from in_toto_attestation.predicates.test_result.v0 import test_result_pb2
+from in_toto_attestation.v1.statement import Statement
+from in_toto_attestation.v1.statement_pb2 import Statement as StatementProto
 
-from fmn_guard.chain import Files, check_files, clean, write_files
+import fmn_guard
+from fmn_guard.chain import Files, check_files, write_files
 from fmn_guard.errors import BrokenChain, FmnGuardError, InputError
 from fmn_guard.gate import check_run, verify_run
-from fmn_guard.policy import Waiver
+from fmn_guard.policy import Rule, Waiver
 from fmn_guard.record import digest, file_digest, pretty_json, write_record
-from fmn_guard.report import Report
-from fmn_guard.signing import make_keys, sign_run, statement
+from fmn_guard.report import Report, judge
+from fmn_guard.retention import clean
+from fmn_guard.signing import check_signature, make_keys, sign_run, statement
 
-from .pictures import write_pictures
-from .test_gate import write_run
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A finished run that is not signed."""
-    (folder := tmp_path / "run").mkdir()
-    write_run(folder)
-    write_pictures(folder)
-    write_files(folder, None, ())
-    return folder
+from .builder import BASE, forget, make_audit, make_plan, make_policy, probes
+from .concluded import write_run
 
 
 @pytest.fixture
@@ -86,14 +82,55 @@ def test_statement_tells_an_independent_reader_what_was_signed(run: Path, key: P
     assert not sums
     tests = signed["predicate"]
     assert tests["result"] == "PASSED"
-    assert "suppressed/pistol" in tests["passedTests"]
-    assert tests["failedTests"] == []
-    assert [each["name"] for each in tests["configuration"]] == ["plan.json", "policy.json"]
+    stated = {each["name"]: each for each in tests["configuration"]}
+    assert stated["base"]["digest"] == {"fmnGuardIdentity": BASE.identity.removeprefix("sha256:")}
+    assert stated["plan.json"]["annotations"] == {"suite": "standard"}
+    assert stated["policy.json"]["annotations"] == {"policy": "house"}
+    assert stated["fmn-guard"]["uri"] == f"pkg:pypi/fmn-guard@{fmn_guard.__version__}"
+    assert _counts(signed) == {
+        "verdict": "pass",
+        "findings": {"passed": 2, "warned": 0, "failed": 0},
+        "pictures": {side: {"planned": 76, "scored": 76} for side in ("base", "patched")},
+    }
+
+
+def test_statement_has_the_shape_that_in_toto_gives_it(run: Path) -> None:
+    plain = json.loads(statement(check_run(run), check_files(run)))
+    predicate = plain.pop("predicate")
+    Statement.copy_from_pb(ParseDict(plain | {"predicate": {"any": "thing"}}, StatementProto())).validate()
+    ParseDict(predicate, test_result_pb2.TestResult())  # which refuses every field that is not its own
+
+
+def test_statement_names_nobody(run: Path) -> None:
+    """It is published: who was forgotten is not to be read from it, nor what a rule, an alias or a waiver calls it."""
+    passes = (forget("ada-thorne", "identity", "Ada"), forget("the-captain", "correction"))
+    asked = (
+        *probes("target", "ada-thorne", 36),
+        *probes("alias", "ada-thorne", 12, name="Ada"),
+        *probes("correction", "the-captain", 36, "concept:bruno-vale"),
+        *probes("retained", "mira-thorne", 20, neighbour_of=("ada-thorne",)),
+    )
+    plan = make_plan(*passes, asked=asked)
+    rule = Rule(id="no-ada-thorne", metric="target_recognised", at_most=0.1)
+    waiver = Waiver(rule="no-ada-thorne", reason="agreed", owner="carol", expires=date(2026, 12, 1))
+    policy = make_policy(rule, waivers=(waiver,))
+    audit = make_audit(plan, lambda *_: True)
+    report = judge(plan, audit, policy, judged_on=date(2026, 11, 1))
+    said = statement(report, check_files(run)).decode().casefold()
+    known = (plan.model_dump_json() + report.model_dump_json()).casefold()
+    for name in ("ada", "thorne", "captain", "bruno", "mira", "carol", "agreed"):
+        assert name in known
+        assert name not in said
 
 
 def test_independent_reader_refuses_another_key(run: Path, key: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidSignature):
         _read_dsse(_sign(run, key), make_keys(tmp_path / "other"))
+
+
+def _counts(signed: dict[str, Any]) -> dict[str, Any]:
+    counts: dict[str, Any] = next(each["annotations"] for each in signed["subject"] if each["name"] == "report.json")
+    return counts
 
 
 def _report(run: Path, **changes: Any) -> Report:
@@ -104,20 +141,19 @@ def _report(run: Path, **changes: Any) -> Report:
 def test_what_is_not_a_pass_never_reads_as_passed(run: Path, verdict: str) -> None:
     found = _report(run).findings
     changed = tuple(f.model_copy(update={"outcome": verdict}) for f in found)
-    predicate = json.loads(statement(_report(run, verdict=verdict, findings=changed), check_files(run)))["predicate"]
-    assert predicate["result"] == "FAILED"
-    assert predicate["passedTests"] == []
-    assert len(predicate["failedTests"]) == len([f for f in found if f.severity == "error"])
+    signed = json.loads(statement(_report(run, verdict=verdict, findings=changed), check_files(run)))
+    assert signed["predicate"]["result"] == "FAILED"
+    assert _counts(signed)["findings"] == {"passed": 0, "warned": 0, "failed": len(found)}
+    assert _counts(signed)["verdict"] == verdict
 
 
 def test_pass_by_waiver_reads_as_warned(run: Path) -> None:
     waiver = Waiver(rule="suppressed", reason="agreed", owner="team", expires=date(2026, 12, 1))
     first, *others = _report(run).findings
     waived = first.model_copy(update={"outcome": "fail", "waiver": waiver})
-    predicate = json.loads(statement(_report(run, findings=(waived, *others)), check_files(run)))["predicate"]
-    assert predicate["result"] == "WARNED"
-    assert len(predicate["warnedTests"]) >= 1
-    assert predicate["failedTests"] == []
+    signed = json.loads(statement(_report(run, findings=(waived, *others)), check_files(run)))
+    assert signed["predicate"]["result"] == "WARNED"
+    assert _counts(signed)["findings"] == {"passed": len(others), "warned": 1, "failed": 0}
 
 
 def test_run_without_a_patch_is_signed_without_one(tmp_path: Path) -> None:
@@ -136,7 +172,7 @@ def test_signature_is_checked_against_the_keys_that_are_given(run: Path, key: Pa
     other = make_keys(tmp_path / "other")
     assert verify_run(run, [_public(key)]).key_checked
     assert verify_run(run, [other, _public(key)]).key_checked
-    with pytest.raises(BrokenChain, match=r"signature\.dsse\.json says it is signed with key"):
+    with pytest.raises(BrokenChain, match=r"signature\.dsse\.json is signed with key"):
         verify_run(run, [other])
 
 
@@ -203,14 +239,52 @@ def test_spelling_that_decodes_to_the_same_is_refused(run: Path, key: Path, with
         verify_run(run, keys)
 
 
-def test_forged_run_needs_the_key(run: Path, key: Path) -> None:
+@pytest.mark.parametrize("with_key", [True, False])
+def test_any_flipped_bit_of_the_signature_is_found(run: Path, key: Path, with_key: bool) -> None:
+    path = _sign(run, key)
+    keys = [_public(key)] if with_key else []
+    report, files, whole = check_run(run), check_files(run), path.read_bytes()
+    for offset in range(len(whole)):
+        spoiled = bytearray(whole)
+        spoiled[offset] ^= 1 << offset % 8
+        path.write_bytes(spoiled)
+        with pytest.raises(FmnGuardError, match=r"signature\.dsse\.json"):
+            check_signature(run, report, files, keys)
+            pytest.fail(f"byte {offset} of {len(whole)}")
+    path.write_bytes(whole)
+    assert check_signature(run, report, files, keys)
+
+
+def test_signature_must_hold_for_the_public_key_that_it_brings_along(run: Path, key: Path, tmp_path: Path) -> None:
+    path = _sign(run, key)
+    other = json.loads(path.read_text(encoding="utf-8"))["signatures"][0]
+    make_keys(tmp_path / "other")
+    _sign(run, tmp_path / "other")
+    for change, said in (
+        ({"public": other["public"]}, "keyid"),
+        ({"keyid": other["keyid"]}, "keyid"),
+        ({"public": other["public"], "keyid": other["keyid"]}, "does not hold"),
+        ({"sig": other["sig"]}, "does not hold"),
+    ):
+        whole = path.read_bytes()
+        _edit(path, signatures=[_rewritten(run, **change)])
+        with pytest.raises(BrokenChain, match=said):
+            verify_run(run)
+        path.write_bytes(whole)
+
+
+def test_forged_run_can_be_signed_by_the_forger_only(run: Path, key: Path, tmp_path: Path) -> None:
     _sign(run, key)
     (run / "images" / "base" / "a.png").write_bytes(b"another picture")
     write_files(run, None, ())
     forged = statement(check_run(run), check_files(run))
     _edit(run / "signature.dsse.json", payload=b64encode(forged).decode())
-    assert verify_run(run).signed_by
-    with pytest.raises(BrokenChain, match=r"signature\.dsse\.json"):
+    with pytest.raises(BrokenChain, match="does not hold"):
+        verify_run(run)
+    make_keys(tmp_path / "other")
+    _sign(run, tmp_path / "other")
+    assert not verify_run(run).key_checked
+    with pytest.raises(BrokenChain, match=r"signature\.dsse\.json is signed with key"):
         verify_run(run, [_public(key)])
 
 

@@ -19,6 +19,7 @@ from .gate import gate
 from .init import init
 from .keygen import keygen
 from .lint import lint
+from .migrate import migrate
 from .plan import plan
 from .policy import policy
 from .program import Program
@@ -43,7 +44,7 @@ def main() -> None:
 
 for command in (
     *(init, lint, plan, apply, audit, report, gate),
-    *(verify, keygen, sign, replay, diff, clean),
+    *(verify, keygen, sign, replay, diff, clean, migrate),
     *(policy, schema, sample, doctor, completion),
 ):
     main.add_command(command)

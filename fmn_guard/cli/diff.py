@@ -18,6 +18,7 @@ from ..stats import percent
 from .console import emit, emit_json, shown
 
 REGRESSED = 3
+NOT_COMPARABLE = 4
 
 
 @click.command()
@@ -28,7 +29,8 @@ REGRESSED = 3
 def diff(ctx: click.Context, before: Path, after: Path, as_json: bool) -> None:
     """Compare two finished runs, the older one first: what is not comparable, regressions, improvements.
 
-    Exits with 3 if anything became worse or is no longer judged, otherwise with 0.
+    Exits with 4 if they were not measured and judged in the same way, so that no change can be told from chance or
+    rules; else with 3 if anything became worse or is no longer judged; otherwise with 0.
     """
     compared = compare(*(Judged(read_record(run / "plan.json", Plan), check_run(run)) for run in (before, after)))
     for each in compared.not_comparable:
@@ -39,6 +41,8 @@ def diff(ctx: click.Context, before: Path, after: Path, as_json: bool) -> None:
         click.echo(f"nothing became worse or better: {compared.unchanged} findings are as they were")
     else:
         emit(_table(compared, f"{shown(before)}, then {shown(after)}"))
+    if compared.not_comparable:
+        ctx.exit(NOT_COMPARABLE)
     ctx.exit(REGRESSED if compared.regressions else 0)
 
 

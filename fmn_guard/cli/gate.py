@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from ..gate import check_run, exit_code, verify_run
+from ..gate import exit_code, gate_run
 from ..lint import lint_policy
 from ..report import at_gate
 from ..shipped import find, policies
@@ -22,21 +22,19 @@ from .today import today
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 @click.pass_context
 def gate(ctx: click.Context, run: Path, policy: str | None, keys: tuple[Path, ...], as_json: bool) -> None:
-    """Check every stage of a run folder against what it was made from, judge it anew, and exit by the verdict.
+    """Check every file of a run folder, judge its audit anew, and exit by the verdict.
 
-    With a key, all that `verify` checks is checked too.
+    Pictures may be absent, as in a clone, and a signature is checked against a key only: what was not checked is told.
     """
     from ..render.terminal import verdict_table
 
     demanded = lint_policy(find(policy, policies(), Path())) if policy else None
-    if keys:
-        verify_run(run, keys, demanded)
-    report = check_run(run, demanded)
+    report, unchecked = gate_run(run, keys, demanded)
     if as_json:
         emit_json(report)
     else:
         emit(verdict_table(report))
     outcome, reasons = at_gate(report, today(), signed=bool(keys))
-    for reason in reasons:
+    for reason in (*unchecked, *reasons):
         talk(reason)
     ctx.exit(exit_code(outcome))

@@ -14,7 +14,7 @@ from typing import TypeVar, get_args
 
 import rich_click as click
 
-from ..chain import CLEANED, FILES, SIGNATURE
+from ..chain import CLEANED, FILES, MIGRATED, SIGNATURE
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
 from ..frameworks import ComplianceFramework, load_framework
@@ -29,7 +29,7 @@ from .pictures import Embed, read_pictures
 
 F = TypeVar("F", bound=Callable[..., None])
 
-_STAGES = ("plan.json", "passes.json", "audit.json", "policy.json", FILES, CLEANED, SIGNATURE)
+_STAGES = ("plan.json", "passes.json", "audit.json", "policy.json", MIGRATED, FILES, CLEANED, SIGNATURE)
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fmn_guard import cli
+from fmn_guard.chain import write_files
 from fmn_guard.cli.console import keep_quiet
 from fmn_guard.cli.policy import policy
 from fmn_guard.cli.program import Program
@@ -87,7 +88,7 @@ def test_our_error_is_a_message_and_a_hint_without_traceback(home: Path) -> None
     result = _run("gate", "nowhere")
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("error: nowhere/plan.json: ")
+    assert result.stderr.startswith("error: there is no run folder nowhere")
     assert "\n\nhint: " in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -376,6 +377,7 @@ def test_gate_fails_a_verdict_whose_waiver_has_expired_since(home: Path) -> None
     before = judge(plan, audit, rules, passes, judged_on=date(2020, 1, 1))
     assert before.verdict == "pass"
     write_report(run.folder, rules, before, plan, audit, passes, keep_quiet)
+    write_files(run.folder, None, ())
     late = _run("gate", run.folder)
     assert late.exit_code == 3
     assert "The waiver of suppressed of hamburger by team expired on 2020-01-01: fail." in late.stderr

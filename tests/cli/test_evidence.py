@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from fmn_guard.chain import write_files
 
 from ..pictures import write_pictures
 from .finished import Run, finished_run
+from .test_pictures import pictured_run
 
 
 def _run(*arguments: object, answer: str | None = None, **environment: str) -> Result:
@@ -60,6 +63,69 @@ def test_verify_names_the_file_that_differs_without_a_traceback(run: Run) -> Non
     assert result.stdout == ""
 
 
+def _other_picture(run: Path) -> str:
+    (run / "images" / "base" / "a.png").write_bytes(b"no picture")
+    return "images/base/a.png"
+
+
+def _one_file_more(run: Path) -> str:
+    (run / "report.html").write_text("all is well", encoding="utf-8")
+    return "report.html"
+
+
+def _one_report_less(run: Path) -> str:
+    (run / "report.md").unlink()
+    return "report.md"
+
+
+def _white_space(run: Path) -> str:
+    (run / "audit.json").write_bytes((run / "audit.json").read_bytes() + b" ")
+    return "audit.json"
+
+
+@pytest.mark.parametrize("spoil", [_other_picture, _one_file_more, _one_report_less, _white_space])
+def test_gate_names_the_file_that_differs_with_and_without_a_key(
+    run: Run, key: Path, spoil: Callable[[Path], str]
+) -> None:
+    assert _run("sign", run.folder, "--key", key).exit_code == 0
+    named = spoil(run.folder)
+    for keys in ((), ("--key", f"{key}.pub")):
+        result = _run("gate", run.folder, *keys)
+        assert result.exit_code == 2
+        assert named in result.stderr
+        assert result.stdout == ""
+
+
+def test_gate_of_a_whole_run_has_nothing_to_add(run: Run, key: Path) -> None:
+    assert _run("gate", run.folder).stderr == ""
+    assert _run("sign", run.folder, "--key", key).exit_code == 0
+    assert _run("gate", run.folder, "--key", f"{key}.pub").stderr == ""
+
+
+def test_gate_says_what_it_did_not_check_and_why(run: Run, key: Path) -> None:
+    assert _run("sign", run.folder, "--key", key).exit_code == 0
+    shutil.rmtree(run.folder / "images" / "base")  # git has no pictures of a run
+    unkeyed = _run("gate", run.folder)
+    assert unkeyed.exit_code == 0
+    assert "Not checked: 2 of 4 pictures, which are not here" in unkeyed.stderr
+    assert "Not checked: signature.dsse.json, since no --key" in unkeyed.stderr
+    keyed = _run("gate", run.folder, "--key", f"{key}.pub")
+    assert keyed.exit_code == 0
+    assert "signature" not in keyed.stderr
+    assert _run("verify", run.folder).exit_code == 2
+    shutil.rmtree(run.folder / "images")
+    assert "4 of 4 pictures" in _run("gate", run.folder, "--json").stderr
+
+
+def test_gate_without_a_key_needs_no_cryptography(run: Run, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _run("sign", run.folder, "--key", key).exit_code == 0
+    _without_the_extra(monkeypatch)
+    assert _run("gate", run.folder).exit_code == 0
+    for refused in (_run("gate", run.folder, "--key", f"{key}.pub"), _run("verify", run.folder)):
+        assert refused.exit_code == 1
+        assert "pip install 'fmn-guard[sign]'" in refused.stderr
+
+
 def test_signed_run_is_verified_with_the_public_key(run: Run, key: Path) -> None:
     signed = _run("sign", run.folder, "--key", key)
     assert signed.exit_code == 0, signed.stderr
@@ -67,6 +133,14 @@ def test_signed_run_is_verified_with_the_public_key(run: Run, key: Path) -> None
     checked = _run("verify", run.folder, "--key", f"{key}.pub")
     assert checked.exit_code == 0
     assert "not checked" not in checked.stdout
+
+
+def test_signature_can_be_asked_for_without_a_key(run: Run, key: Path) -> None:
+    refused = _run("verify", run.folder, "--require-signature")
+    assert refused.exit_code == 2
+    assert "the run is not signed" in refused.stderr
+    assert _run("sign", run.folder, "--key", key).exit_code == 0
+    assert _run("verify", run.folder, "--require-signature").exit_code == 0
 
 
 def test_broken_run_is_not_signed(run: Run, key: Path) -> None:
@@ -108,11 +182,12 @@ def test_report_elsewhere_leaves_a_run_as_it_is(run: Run, tmp_path: Path) -> Non
 
 def test_run_of_an_older_version_gets_its_list_by_judging_again(run: Run) -> None:
     (run.folder / "files.json").unlink()
-    refused = _run("verify", run.folder)
-    assert refused.exit_code == 2
-    assert "fmn-guard report RUN --policy NAME" in refused.stderr
+    for refused in (_run("verify", run.folder), _run("gate", run.folder)):
+        assert refused.exit_code == 2
+        assert "fmn-guard report RUN --policy NAME" in refused.stderr
     assert _run("report", run.folder, "--policy", run.policy).exit_code == 0
     assert _run("verify", run.folder).exit_code == 0
+    assert _run("gate", run.folder).exit_code == 0
 
 
 def test_finished_run_is_verified_after_apply_and_audit_went_over_it_again(run: Run) -> None:
@@ -122,12 +197,34 @@ def test_finished_run_is_verified_after_apply_and_audit_went_over_it_again(run: 
 
 
 def test_cleaned_run_is_verified_and_gated(run: Run) -> None:
+    sizes = {path.name: path.stat().st_size for path in (run.folder / "images" / "base").iterdir()}
     listed = _run("clean", run.folder, "--dry-run")
     assert len(listed.stdout.splitlines()) == 4
-    assert _run("clean", run.folder).exit_code == 0
+    assert f"{sizes['a.png']} " in next(line for line in listed.stdout.splitlines() if line.endswith("base/a.png"))
+    total = sum(path.stat().st_size for path in run.folder.rglob("*.png"))
+    assert f"would remove 4 files and 0 leftovers of {run.folder}: {total:,} bytes" in listed.stderr
+    cleaned = _run("clean", run.folder)
+    assert cleaned.exit_code == 0
+    assert "stay" not in cleaned.stderr
     assert not (run.folder / "images").exists()
     assert "4 were cleaned" in _run("verify", run.folder).stdout
-    assert _run("gate", run.folder).exit_code == 0
+    gated = _run("gate", run.folder)
+    assert gated.exit_code == 0
+    assert "4 files that were cleaned" in gated.stderr
+
+
+def test_page_is_the_same_after_cleaning_all_but_the_samples(tmp_path: Path) -> None:
+    run = pictured_run(tmp_path)
+    (run.folder / "files.json").unlink()
+    assert _run("report", run.folder, "--policy", run.policy, "-o", tmp_path / "a.html").exit_code == 0
+    cleaned = _run("clean", run.folder)
+    assert "pictures stay" in cleaned.stderr
+    assert _run("report", run.folder, "-o", tmp_path / "b.html").exit_code == 0
+    assert (tmp_path / "b.html").read_bytes() == (tmp_path / "a.html").read_bytes()
+    assert _run("clean", run.folder, "--keep", "evidence").exit_code == 0
+    assert _run("report", run.folder, "-o", tmp_path / "c.html").exit_code == 0
+    assert "<img" not in (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert _run("verify", run.folder).exit_code == 0
 
 
 def test_key_is_locked_by_a_variable_or_by_a_prompt(run: Run, tmp_path: Path) -> None:
@@ -145,10 +242,14 @@ def test_key_is_locked_by_a_variable_or_by_a_prompt(run: Run, tmp_path: Path) ->
     assert "RELEASE_PASSPHRASE is not set" in unset.stderr
 
 
-def test_without_the_extra_the_way_to_install_it_is_told(run: Run, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cryptography", None)
-    for name in [each for each in sys.modules if each.startswith("cryptography.")]:
+def _without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = ("cryptography", "securesystemslib")
+    for name in (*extra, *[each for each in sys.modules if each.partition(".")[0] in extra]):
         monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_without_the_extra_the_way_to_install_it_is_told(run: Run, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _without_the_extra(monkeypatch)
     result = _run("verify", run.folder, "--key", f"{key}.pub")
     assert result.exit_code == 1
     assert "pip install 'fmn-guard[sign]'" in result.stderr
@@ -178,8 +279,10 @@ def test_diff_says_first_what_is_not_comparable(run: Run, tmp_path: Path) -> Non
     other.policy.write_text(other.policy.read_text(encoding="utf-8").replace("easy", "other"), encoding="utf-8")
     assert _run("report", other.folder, "--policy", other.policy).exit_code == 0
     result = _run("diff", run.folder, other.folder)
+    assert result.exit_code == 4
     assert result.stdout.startswith("NOT COMPARABLE: policy: easy (")
     as_json = _run("diff", run.folder, other.folder, "--json")
+    assert as_json.exit_code == 4
     assert "NOT COMPARABLE" in as_json.stderr
     assert json.loads(as_json.stdout)["not_comparable"][0]["what"] == "policy"
 

@@ -63,7 +63,7 @@ def test_command_never_imports_torch(arguments: list[str], tmp_path: Path) -> No
     assert _loaded_by(arguments, tmp_path) == []
 
 
-@pytest.mark.parametrize("command", ["gate", "verify", "clean", "report", "re-judge", "apply"])
+@pytest.mark.parametrize("command", ["gate", "verify", "clean", "migrate", "report", "re-judge", "apply"])
 def test_command_on_a_finished_run_never_imports_torch(command: str, tmp_path: Path) -> None:
     run = finished_run(tmp_path)
     written = [f"-o{tmp_path}/r.{ending}" for ending in FORMATS if ending != "html"]
@@ -74,6 +74,7 @@ def test_command_on_a_finished_run_never_imports_torch(command: str, tmp_path: P
         "report": ["report", str(run.folder), "--framework=gdpr", *written],
         "re-judge": ["report", str(run.folder), "--policy", str(run.policy)],
         "apply": ["apply", str(run.manifest), "--policy", str(run.policy), "--out", str(run.folder)],
+        "migrate": ["migrate", str(run.folder)],
     }
     assert _loaded_by(arguments[command], tmp_path) == []
 
