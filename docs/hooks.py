@@ -1,7 +1,7 @@
 """What the build of the site adds to the pages: the reference, from the program itself, and names for what is outside.
 
-Pages are written to be read in the repository too. There, a page of the reference says below its mark where else it can be
-read, and a link that leads out of ``docs/`` works; on the site, the reference is below the mark, and the link is a name.
+Pages are written to be read in the repository too. There, a page of the reference tells below its mark where else to
+look, and a link that leads out of ``docs/`` works; on the site, the reference is below the mark, and the link a name.
 """
 
 from __future__ import annotations
