@@ -11,6 +11,7 @@ READY := $(VENV)/.ready-
 ALL := $(READY)all
 DEV := $(READY)all+dev
 BROWSER := $(READY)all+dev+browser
+DOCS := $(READY)docs
 TRAINING := $(READY)all+training
 
 # Checks whether a page is usable by everybody; fetched rather than included, for its licence is MPL-2.0.
@@ -20,7 +21,7 @@ AXE := $(VENV)/axe-core-$(AXE_VERSION).js
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install quickstart quickstart-strict test test-slow test-html screenshots check format eval-builtin bench
+.PHONY: help install quickstart quickstart-strict docs test test-slow test-html screenshots check format eval-builtin bench
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,6 +33,9 @@ quickstart: $(ALL) ## Forget five things on the built-in model and prove it.
 
 quickstart-strict: $(ALL) ## The same, judged by more pictures and tighter limits.
 	$(FMN_GUARD) apply manifests/quickstart.yaml --policy strict
+
+docs: $(DOCS) ## Build the documentation into build/docs; a broken link fails.
+	$(BIN)/properdocs build --strict # with --quiet, no warning is counted
 
 test: $(DEV) ## Run the tests.
 	$(BIN)/python -m pytest
