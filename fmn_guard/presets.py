@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Dose:
+    """How forcefully a pass begins, by the kind of what it forgets."""
+
+    preserve: float
+    repulsion: float
 
 
 @dataclass(frozen=True)
@@ -22,12 +31,8 @@ class Preset:
     learning_rate: float
     momentum: float
     projection: float
-    preserve: float
-    preserve_unwatched: float
-    """The same where no recogniser says when to stop."""
-    repulsion: float
-    repulsion_from_dominant: float
-    """The same for a correction."""
+    doses: Mapping[str, Dose]
+    """By the kind of a pass."""
     redirect_weight: float
     language_weight: float
     loosened: float
@@ -46,16 +51,20 @@ PRESETS = {
         stand_ins=16,
         times=8,
         noisiest=0.5,
-        steps=36,
+        steps=24,
         steps_unwatched=16,
         batch=16,
         learning_rate=6e-3,
         momentum=0.8,
         projection=1e-3,
-        preserve=30.0,
-        preserve_unwatched=40.0,
-        repulsion=0.1,
-        repulsion_from_dominant=0.5,
+        # People differ from one another in little, and go at once; a thing has many looks, and rests of it remain.
+        doses={
+            "identity": Dose(preserve=100.0, repulsion=0.0),
+            "style": Dose(preserve=50.0, repulsion=0.1),
+            "object": Dose(preserve=30.0, repulsion=0.1),
+            "nsfw": Dose(preserve=30.0, repulsion=0.1),
+            "correction": Dose(preserve=80.0, repulsion=0.5),
+        },
         redirect_weight=30.0,
         language_weight=12.0,
         loosened=0.4,
@@ -64,7 +73,7 @@ PRESETS = {
         kept_weight=20.0,
         stop_pictures=24,
         look_every=12,
-        gone=0.001,
+        gone=0.003,
         threads=2,
     ),
 }

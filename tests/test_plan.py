@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -87,10 +88,14 @@ def test_anchor_of_a_correction_is_the_expected_reading(plan: Plan) -> None:
     assert [p.away for p in prompts] == [p.text.replace("the captain", "Bruno Vale") for p in prompts]
 
 
-def test_a_concept_is_led_away_from_itself_and_less_far_than_a_correction_from_what_dominates_it(plan: Plan) -> None:
-    *concepts, correction = plan.passes
-    assert all(prompt.away == prompt.text for spec in concepts for prompt in spec.prompts)
-    assert {0 < spec.repulsion < correction.repulsion for spec in concepts} == {True}
+def test_a_concept_is_led_away_from_itself(plan: Plan) -> None:
+    assert all(prompt.away == prompt.text for spec in plan.passes[:-1] for prompt in spec.prompts)
+
+
+def test_the_kind_of_a_concept_decides_the_dose(plan: Plan) -> None:
+    doses = PRESETS["guarded"].doses
+    assert {spec.kind for spec in plan.passes} == doses.keys()
+    assert all((spec.preserve, spec.repulsion) == astuple(doses[spec.kind]) for spec in plan.passes)
 
 
 def test_pictures_show_every_name_and_more_than_the_plain_sentences(plan: Plan) -> None:
@@ -226,7 +231,6 @@ def test_a_checkpoint_that_no_recogniser_knows_is_erased_by_a_fixed_dose(
     manifest = _manifest(base={"checkpoint": tiny_checkpoint.name}, concepts=concepts)
     only = compile_plan(manifest, suite, checkpoint).passes[0]
     assert only.stop is None
-    assert only.preserve == PRESETS["guarded"].preserve_unwatched
     assert only.steps == PRESETS["guarded"].steps_unwatched
 
 

@@ -12,8 +12,8 @@ Departures from the published algorithm, all of them part of preset ``guarded``:
       looked at;
     - a closed-form solution comes first; re-steering goes on from there until none of the pass's own pictures shows the
       concept;
-    - the step is momentum of one length, relative to the size of the values and falling to zero between two looks,
-      instead of AdamW's (docs/experiments.md);
+    - the step is momentum of a length relative to the size of the values, which shrinks as the gradient does and falls
+      to zero between two looks, instead of AdamW's (docs/experiments.md);
     - pictures are drawn by the base model and seen at the noisier half of the timesteps, in batches.
 """
 
@@ -98,13 +98,14 @@ def resteer(
         redirect(layers, *seen.read(), retained.whole, spec.preserve, spec.projection)
     hold = _Hold(layers, retained, spec.projection)
     trained = hold.unfold()
+    descent = Descent(trained, spec.momentum)
     masses: list[float] = []
     errors: list[float] = []
     every = stop.every if stop and still_shown else spec.steps
     while stopped == "ceiling" and len(masses) < spec.steps:
         length = min(every, spec.steps - len(masses))
         language_weight = spec.language_weight * spec.loosened ** (len(masses) // every)
-        velocity = [torch.zeros_like(part) for part in trained]
+        descent.rest()
         with watch_attention(pipeline.unet) as tape:
             for step in range(length):
                 part = torch.randint(0, len(seen.rows), (spec.batch,), generator=generator)
@@ -123,7 +124,7 @@ def resteer(
                     raise PassError(f"{_named(spec)}: the name's tokens get no attention", hint="check the phrase")
                 loss = mass + spec.redirect_weight * error + language_weight * hold.strain()
                 gradients = torch.autograd.grad(loss, trained)
-                _descend(trained, velocity, gradients, spec.learning_rate * (1 - step / length), spec.momentum)
+                descent.step(gradients, spec.learning_rate * (1 - step / length))
                 progress(_named(spec), len(masses), spec.steps)
         if stop and still_shown and stopped == "ceiling":
             looks.append(_shown(still_shown()))
@@ -222,17 +223,36 @@ class _Hold:
         return torch.stack([part.square().mean() for part in parts]).mean()
 
 
-@torch.no_grad()
-def _descend(
-    trained: Sequence[Tensor], velocity: Sequence[Tensor], gradients: Sequence[Tensor], stride: float, momentum: float
-) -> None:
-    """One step of momentum, scaled so that its root mean square over all coordinates is ``stride``."""
-    for v, gradient in zip(velocity, gradients, strict=True):
-        v.mul_(momentum).add_(gradient)
-    square = sum(v.square().sum().item() for v in velocity) / sum(v.numel() for v in velocity)
-    if square > 0:
-        for part, v in zip(trained, velocity, strict=True):
-            part.sub_(v, alpha=stride / math.sqrt(square))
+class Descent:
+    """Momentum whose steps have a given length at the steepest point of a pass so far, and shrink with the gradient.
+
+    A pass whose concept is nearly gone has gradients that are mostly noise: steps of one length would go on walking.
+    """
+
+    def __init__(self, trained: Sequence[Tensor], momentum: float) -> None:
+        self._trained, self._momentum = trained, momentum
+        self._steepest = 0.0
+        self.rest()
+
+    def rest(self) -> None:
+        """Forgets where it was going."""
+        self._velocity = [torch.zeros_like(part) for part in self._trained]
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor], stride: float) -> None:
+        """One step, of root mean square ``stride`` over all coordinates where the gradient is steepest."""
+        for v, gradient in zip(self._velocity, gradients, strict=True):
+            v.mul_(self._momentum).add_(gradient)
+        slope, speed = _size(gradients), _size(self._velocity)
+        self._steepest = max(self._steepest, slope)
+        if speed > 0:
+            for part, v in zip(self._trained, self._velocity, strict=True):
+                part.sub_(v, alpha=stride * slope / self._steepest / speed)
+
+
+def _size(parts: Sequence[Tensor]) -> float:
+    """Root mean square over all coordinates."""
+    return math.sqrt(sum(part.square().sum().item() for part in parts) / sum(part.numel() for part in parts))
 
 
 def _drift(layers: dict[str, EditedLinear], language: Moments) -> float:

@@ -7,7 +7,7 @@ import torch
 
 from fmn_guard.errors import PassError
 from fmn_guard.forget.reading import moments, noised, queries
-from fmn_guard.forget.resteer import anchored_states, resteer, watched_tokens
+from fmn_guard.forget.resteer import Descent, anchored_states, resteer, watched_tokens
 from fmn_guard.forget.retain import Retained
 from fmn_guard.model.attention import edited_values
 from fmn_guard.model.checkpoint import load_pipeline
@@ -97,7 +97,7 @@ def test_attention_on_the_name_falls(pipeline, latents, retained):
 
 
 def test_redirection_alone_brings_the_prediction_to_the_anchor_s(pipeline, latents, retained):
-    record, _ = run(pipeline, latents, retained, steps=60, redirect_weight=1000.0, learning_rate=3e-4)
+    record, _ = run(pipeline, latents, retained, steps=60, redirect_weight=1000.0, learning_rate=1e-3)
     assert sum(record.redirect_error[-10:]) < 0.8 * sum(record.redirect_error[:10])
 
 
@@ -119,6 +119,19 @@ def delivered(weights, moments_):
             rows = weight.double().chunk(len(heads))[head]
             total += torch.trace(rows @ moment @ rows.T).item()
     return total
+
+
+def test_a_step_shrinks_with_the_gradient_and_keeps_the_direction_of_those_before_it():
+    trained = [torch.zeros(4), torch.zeros(2, 3)]
+    descent = Descent(trained, momentum=0.5)
+    steep = [torch.full_like(part, 2.0) for part in trained]
+    descent.step(steep, stride=0.1)
+    assert all((part == -0.1).all() for part in trained)
+    descent.step([part / 10 for part in steep], stride=0.1)
+    torch.testing.assert_close(trained, [torch.full_like(part, -0.11) for part in steep])
+    descent.rest()
+    descent.step([-part for part in steep], stride=0.1)
+    torch.testing.assert_close(trained, [torch.full_like(part, -0.01) for part in steep])
 
 
 def test_the_first_step_moves_what_is_delivered_of_the_language_by_the_learning_rate(pipeline, latents, retained):
