@@ -125,10 +125,10 @@ def _laxer_policy(home: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (_edited, "verdict, findings are not what audit.json and policy.json give"),
+        (_edited, "audits/release/report.json: "),
         (_another_manifest, "holds the run of plan"),
         (_laxer_policy, "was judged by policy easy"),
-        (lambda home: shutil.rmtree(home / "audits"), "plan.json"),
+        (lambda home: shutil.rmtree(home / "audits"), "there is no run folder"),
     ],
     ids=["edited report", "another manifest", "another policy", "no run"],
 )
