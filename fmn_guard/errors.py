@@ -92,15 +92,15 @@ class Problem:
         return "\n".join(parts)
 
     def _excerpt(self, source_line: str) -> list[str]:
-        # Tabs would shift the caret, and escape sequences of a hostile file must not reach a terminal.
-        text = "".join(char if char.isprintable() else " " for char in source_line)
-        caret = self.column - 1
+        text, caret = source_line, self.column - 1
         if len(text) > _EXCERPT_WIDTH:
             start = max(0, min(caret - _EXCERPT_WIDTH // 2, len(text) - _EXCERPT_WIDTH))
             before = "..." if start > 0 else ""
             after = "..." if start + _EXCERPT_WIDTH < len(text) else ""
             text = before + text[start : start + _EXCERPT_WIDTH] + after
             caret += len(before) - start
+        # Tabs would shift the caret, and escape sequences of a hostile file must not reach a terminal.
+        text = "".join(char if char.isprintable() else " " for char in text)
         return [f"{self.line:>5} | {text}".rstrip(), f"      | {' ' * caret}^"]
 
 

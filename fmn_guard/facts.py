@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from .errors import InputError, RefusedArtefact
 from .manifest import CheckpointRef
+from .pickles import PICKLE_SUFFIXES
 from .record import Digest, Record, bytes_digest, digest, file_digest
 from .shipped import shipped_model
 from .source import Source
@@ -32,7 +33,6 @@ CONFIGS = (
 )
 # Keys that say who wrote a configuration and where, not what the model does.
 _PROVENANCE = {"_diffusers_version", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash"}
-_PICKLES = {".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle"}
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 T = TypeVar("T")
@@ -278,7 +278,7 @@ def _refuse(folder: Path) -> None:
                 )
             if path.suffix == ".py":
                 raise RefusedArtefact(f"{path} is code inside a checkpoint", hint="remote code is never run; remove it")
-            if path.suffix in _PICKLES:
+            if path.suffix in PICKLE_SUFFIXES:
                 raise RefusedArtefact(
                     f"{path} is a pickle, which can run code when loaded",
                     hint="re-save with save_pretrained(..., safe_serialization=True) and remove it",

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from .record import Record
+from .record import Record, field_docs
 
 Loc = tuple[str | int, ...]
 """Path of a field, as written in the file."""
@@ -137,7 +137,7 @@ def schema_faults(error: ValidationError, record: type[Record]) -> Iterator[Faul
 def _explain(detail: ErrorDetails, spot: _Spot) -> Iterator[Fault]:
     """The faults that one of pydantic's errors stands for; several only if a validator says so."""
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
-    loc, about = spot.loc, spot.field.description if spot.field else None
+    loc, about = spot.loc, _about(spot)
     hint: str | None
     subject = f"{_name(loc)} is {_given(given)}"
     match kind:
@@ -290,7 +290,13 @@ def _example(spot: _Spot) -> str | None:
         return f"for example: {key}: {spot.field.examples[0]}"
     if get_origin(spot.field.annotation) is Literal:
         return f"add {key}: {get_args(spot.field.annotation)[0]}"
-    return f"{key}: {spot.field.description or _noun(spot.wanted)}"
+    return f"{key}: {_about(spot) or _noun(spot.wanted)}"
+
+
+def _about(spot: _Spot) -> str | None:
+    """What the record says of a field."""
+    docs = field_docs(spot.owner)
+    return next((docs.get(name) for name, field in spot.owner.model_fields.items() if field is spot.field), None)
 
 
 def _noun(annotation: Any, many: bool = False) -> str:

@@ -24,7 +24,7 @@ from .frameworks import load_framework
 from .manifest import CheckpointRef, Kind, Manifest
 from .policy import ReleasePolicy, resolve_policy
 from .record import Record
-from .sentences import training_sentences
+from .sentences import longest_sentence
 from .shipped import find, suites
 from .source import Source, portable
 from .suite import AuditSuite, load_suite
@@ -170,7 +170,7 @@ def _base_problems(manifest: Manifest, checkpoint: Checkpoint, positions: Positi
 def _length_problems(manifest: Manifest, checkpoint: Checkpoint, positions: Positions) -> Iterator[Problem]:
     for loc, name, kind in _names(manifest):
         try:
-            checkpoint.token_positions(_longest_sentence(name, kind), "")
+            checkpoint.token_positions(longest_sentence(name, style=kind == "style"))
         except InputError as error:
             yield positions.problem("phrase-too-long", error.message, "spec", *loc, hint=error.hint)
 
@@ -190,7 +190,3 @@ def _names(manifest: Manifest) -> Iterator[tuple[Loc, str, Kind]]:
         yield ("corrections", i, "dominant"), correction.dominant, correction.dominant_kind
         if correction.expected is not None:
             yield ("corrections", i, "expected"), correction.expected, correction.dominant_kind
-
-
-def _longest_sentence(name: str, kind: Kind) -> str:
-    return max((s.text for s in training_sentences(name, style=kind == "style")), key=len)

@@ -14,7 +14,7 @@ from .cases import PolicyCases
 from .frameworks import ComplianceFramework
 from .manifest import Manifest
 from .policy import PolicyFile
-from .record import Record
+from .record import Record, field_docs
 from .suite import AuditSuite
 
 SchemaName = Literal["concept-manifest", "release-policy", "audit-suite", "policy-cases", "compliance-framework"]
@@ -27,8 +27,16 @@ DOCUMENTS: dict[SchemaName, type[Record]] = {
 }
 
 
-class _Untitled(GenerateJsonSchema):
-    """Pydantic's generator, without titles that only repeat a field's name."""
+class _Described(GenerateJsonSchema):
+    """Pydantic's generator, with the docstrings under fields and without titles that only repeat a field's name."""
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        made = super().model_schema(schema)
+        docs = field_docs(schema["cls"])
+        for name, field in schema["cls"].model_fields.items():
+            if name in docs:
+                made["properties"][field.alias or name]["description"] = docs[name]
+        return made
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -39,7 +47,7 @@ def schema_of(name: SchemaName) -> dict[str, Any]:
     return {
         "$schema": GenerateJsonSchema.schema_dialect,
         "$id": f"https://fmn-guard.dev/schemas/v1/{name}.json",
-        **DOCUMENTS[name].model_json_schema(schema_generator=_Untitled),
+        **DOCUMENTS[name].model_json_schema(schema_generator=_Described),
     }
 
 

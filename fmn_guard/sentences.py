@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 TRAINING_TEMPLATES = (
@@ -59,6 +60,7 @@ _COMMON = {
         "vector icon",
     ),
 }
+_ARTICLE = r"(an?|the) "  # of a name that has its own
 _VOWEL = r"(?!uni)[aeiou]"  # what English puts "an" before
 
 # Sentences of the pictures by which a pass sees whether it is done; neither trained on nor audited.
@@ -152,6 +154,23 @@ def training_sentences(
     yield from dict.fromkeys(sentence_of(template, name) for template in templates)
 
 
+def longest_sentence(name: str, *, style: bool = False) -> str:
+    """The longest of a name's `training_sentences` without a vocabulary, in characters.
+
+    Args:
+        name: the name.
+        style: whether it names a style.
+    """
+    like = "the x" if re.match(_ARTICLE, name, re.IGNORECASE) else "o" if re.match(_VOWEL, name, re.IGNORECASE) else "x"
+    return _longest_frame(like, style).replace("{x}", name)
+
+
+@cache
+def _longest_frame(like: str, style: bool) -> str:
+    # The same for all names with the same article, since each sentence holds the name once.
+    return max((s.frame for s in training_sentences(like, style=style)), key=len)
+
+
 def stop_sentences(
     name: str, *, style: bool = False, words: Sequence[str], excluded: Iterable[str] = ()
 ) -> list[tuple[str, str]]:
@@ -209,7 +228,7 @@ def _in_context(template: str, words: Sequence[str], rng: random.Random, hidden:
 
 
 def _fitted(template: str, name: str) -> str:
-    if re.match(r"(an?|the) ", name, re.IGNORECASE):
+    if re.match(_ARTICLE, name, re.IGNORECASE):
         return re.sub(r"\b(an?|the) \{x\}", "{x}", template, flags=re.IGNORECASE)
     vowel = re.match(_VOWEL, name, re.IGNORECASE)
     return re.sub(r"\b([Aa]) \{x\}", r"\1n {x}", template) if vowel else template

@@ -196,7 +196,7 @@ def test_command_shown_in_a_document_exists(command: str) -> None:
             pass
         case ["pre-commit", "install"]:
             pass
-        case [program] if (ROOT / program).is_file():
+        case [program, *_] if (ROOT / program).is_file():
             assert os.access(ROOT / program, os.X_OK)
         case ["python", "-m", module, *_]:
             folder = ROOT.joinpath(*module.split("."))

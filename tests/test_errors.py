@@ -1,6 +1,7 @@
 """The error tree: what users see, and what survives a process boundary."""
 
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,14 @@ def test_a_long_line_is_clipped_and_the_caret_still_points_at_its_character(colu
     assert len(excerpt) <= len("    1 | ") + 106
     pointed_at = excerpt[caret.index("^") :][:1]
     assert pointed_at == line[column - 1 : column]
+
+
+def test_many_problems_of_one_long_line_are_told_in_no_time() -> None:
+    line = "1," * 500_000
+    began = time.process_time()
+    for column in range(1, 100_000, 200):
+        str(Problem(Path("x.yaml"), 1, column, "rule", "message", None, line))
+    assert time.process_time() - began < 2
 
 
 def test_tabs_and_escape_sequences_of_the_file_do_not_reach_the_terminal() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import linting
 from fmn_guard.errors import FileProblems
 from fmn_guard.lint import lint_file, lint_manifest
 from fmn_guard.manifest import CheckpointRef
@@ -60,6 +61,13 @@ def test_duplicate_key_is_reported_with_everything_else(tmp_path: Path) -> None:
     with pytest.raises(FileProblems) as caught:
         lint_file(_write(tmp_path, text))
     assert [problem.rule for problem in caught.value.problems] == ["bad-format", "duplicate-key"]
+
+
+def test_manifest_of_the_benchmark_is_a_sound_one_with_every_field_but_pictures(tmp_path: Path) -> None:
+    manifest, _ = lint_manifest(_write(tmp_path, linting.manifest(20)))
+    for concept in manifest.spec.concepts:
+        assert [name for name, value in concept.model_dump().items() if not value] == ["images"]
+    assert len(manifest.spec.concepts) == 20
 
 
 def test_base_can_be_replaced_by_another_checkpoint(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from fmn_guard.record import (
     Slug,
     canonical_json,
     digest,
+    field_docs,
     file_digest,
     parse_plain,
     read_record,
@@ -221,7 +222,15 @@ def test_records_do_not_change() -> None:
 
 
 def test_docstrings_under_fields_are_their_descriptions() -> None:
-    assert Sample.model_fields["count"].description == "How many there are."
+    assert field_docs(Sample)["count"] == "How many there are."
+
+
+def test_docstrings_of_inherited_fields_are_their_descriptions_too() -> None:
+    class Derived(Sample):
+        other: int
+        """Another."""
+
+    assert field_docs(Derived) == {**field_docs(Sample), "other": "Another."}
 
 
 @pytest.mark.parametrize("slug", ["", "A", "a--b", "-a", "a-", "a_b", "a\n", "a" * 64])

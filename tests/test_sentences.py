@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fmn_guard.sentences import (
     STYLE_TRAINING_SUBJECTS,
     TRAINING_TEMPLATES,
     content_words,
     fill,
+    longest_sentence,
     stand_in_words,
     stop_sentences,
     training_sentences,
@@ -28,6 +31,14 @@ def test_articles_are_english(name: str, text: str) -> None:
 def test_the_name_is_where_the_sentence_says(name: str) -> None:
     for sentence in training_sentences(name):
         assert sentence.text[sentence.start :].startswith(name)
+
+
+@given(st.from_regex(r"((an?|the|An|uni|E)? ?)\w+( \w+)?", fullmatch=True), st.booleans())
+def test_longest_sentence_is_the_longest_of_all(name: str, style: bool) -> None:
+    longest = longest_sentence(name, style=style)
+    texts = [sentence.text for sentence in training_sentences(name, style=style)]
+    assert longest in texts
+    assert len(longest) == max(map(len, texts))
 
 
 def test_the_frame_is_the_sentence_with_a_gap_for_the_name() -> None:

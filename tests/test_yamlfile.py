@@ -136,14 +136,15 @@ UNREADABLE = {
         "too-many-nodes",
         6,
         3,
-        "200000",
+        "100000",
     ),
+    "very many values": (f"a: [{'1,' * 400_000}]\n", "too-many-nodes", 1, 199_999, "split the file"),
     "one long text many times": (
         f"- &a {'x' * 500_000}\n- [{', '.join(['*a'] * 1000)}]\n",
         "too-many-nodes",
         2,
         3,
-        "200000",
+        "100000",
     ),
 }
 
@@ -604,6 +605,16 @@ def test_positions_word_problems_that_show_later(tmp_path: Path) -> None:
     on_key = positions.problem("no-token", "too long", *loc, on_key=True)
     assert (on_value.line, on_value.column, on_value.hint) == (6, 15, "shorten it")
     assert (on_key.line, on_key.column, on_key.source_line) == (6, 7, "      phrase: bicycle")
+
+
+def test_values_are_counted_while_they_are_read(tmp_path: Path) -> None:
+    # Read whole before they are counted, five times as many would take five times as long.
+    seconds = []
+    for values in (100_100, 500_000):
+        start = time.process_time()
+        problems_of(tmp_path, f"a: [{'1,' * values}]\n")
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 2.5 * seconds[0]
 
 
 def test_a_billion_laughs_is_refused_in_no_time(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
-"""How the program ends: every error that is meant has a message, a hint and an exit code; the rest is a crash."""
+"""How the program begins and ends: a command is imported when it is asked for, and every error that is meant has a
+message, a hint and an exit code; the rest is a crash.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
 from typing import Any
 
 import rich_click as click
@@ -23,6 +27,35 @@ _EXTRAS = {
     "cryptography": "sign",
     "securesystemslib": "sign",
 }
+
+
+class Commands(MutableMapping[str, click.Command]):
+    """Commands by name, each imported when it is first looked up: a gate does not wait for what an eraser needs.
+
+    Args:
+        names: the commands; ``no-pickle`` is ``no_pickle`` in the module of that name beside this one.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._found: dict[str, click.Command | None] = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> click.Command:
+        if (found := self._found[name]) is None:
+            module = name.replace("-", "_")
+            found = self._found[name] = getattr(import_module(f".{module}", __package__), module)
+        return found
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._found[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 class Program(click.RichGroup):

@@ -55,6 +55,7 @@ def _loaded_by(arguments: list[str], folder: Path) -> list[str]:
         ["policy", "frameworks"],
         ["schema", "release-policy"],
         ["doctor"],
+        ["no-pickle", str(policies() / "default.yaml")],
         ["completion", "zsh"],
     ],
     ids=" ".join,
@@ -77,6 +78,15 @@ def test_command_on_a_finished_run_never_imports_torch(command: str, tmp_path: P
         "migrate": ["migrate", str(run.folder)],
     }
     assert _loaded_by(arguments[command], tmp_path) == []
+
+
+def test_command_imports_no_other_command(tmp_path: Path) -> None:
+    told = tmp_path / "loaded.json"
+    script = SCRIPT.replace(repr(HEAVY), "[name for name in sys.modules if name.startswith('fmn_guard.cli.')]")
+    arguments = json.dumps(["no-pickle", str(policies() / "default.yaml")])
+    subprocess.run([sys.executable, "-c", script, arguments, str(told)], check=True, capture_output=True)
+    loaded = {name.removeprefix("fmn_guard.cli.") for name in json.loads(told.read_text(encoding="utf-8"))}
+    assert loaded == {"program", "no_pickle"}
 
 
 def test_page_needs_a_template_and_pillow_only_for_pictures(tmp_path: Path) -> None:
