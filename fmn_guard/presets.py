@@ -51,7 +51,7 @@ PRESETS = {
         stand_ins=16,
         times=8,
         noisiest=0.5,
-        steps=24,
+        steps=36,
         steps_unwatched=16,
         batch=16,
         learning_rate=6e-3,
@@ -73,7 +73,7 @@ PRESETS = {
         kept_weight=20.0,
         stop_pictures=24,
         look_every=12,
-        gone=0.003,
+        gone=0.005,
         threads=2,
     ),
 }
