@@ -61,8 +61,8 @@ PRESETS = {
         doses={
             "identity": Dose(preserve=100.0, repulsion=0.0),
             "style": Dose(preserve=50.0, repulsion=0.1),
-            "object": Dose(preserve=30.0, repulsion=0.1),
-            "nsfw": Dose(preserve=30.0, repulsion=0.1),
+            "object": Dose(preserve=30.0, repulsion=0.25),
+            "nsfw": Dose(preserve=30.0, repulsion=0.25),
             "correction": Dose(preserve=80.0, repulsion=0.5),
         },
         redirect_weight=30.0,
