@@ -63,7 +63,7 @@ PRESETS = {
             "style": Dose(preserve=50.0, repulsion=0.1),
             "object": Dose(preserve=30.0, repulsion=0.25),
             "nsfw": Dose(preserve=30.0, repulsion=0.25),
-            "correction": Dose(preserve=80.0, repulsion=0.5),
+            "correction": Dose(preserve=50.0, repulsion=0.5),
         },
         redirect_weight=30.0,
         language_weight=12.0,
