@@ -28,7 +28,7 @@ def estimate(plan: Plan) -> Cost:
     guided = 2 if plan.sampler.guidance > 1 else 1
     trained = sum(spec.steps * spec.batch for spec in plan.passes)
     # pictures of the name and of its anchor, each seen by the base with either sentence
-    seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes)
+    seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes if not spec.published)
     return Cost(
         passes=len(plan.passes),
         training_steps=sum(spec.steps for spec in plan.passes),
@@ -38,9 +38,9 @@ def estimate(plan: Plan) -> Cost:
 
 
 def _pictures(spec: PassSpec) -> int:
-    """Those of the name where none are given, those of its anchor, and those of every look."""
-    own = spec.image_count * (1 if spec.images else 2)
+    """Those of the name where none are given, those of its anchor if it has one, and those of every look."""
+    own = spec.image_count * ((not spec.images) + (not spec.published))
     if spec.stop is None or not spec.steps:
         return own
-    looks = math.ceil(spec.steps / spec.stop.every)
+    looks = math.ceil(spec.steps / spec.stop.every) + ("look" in spec.stages)
     return own + looks * len(spec.stop.prompts)

@@ -103,6 +103,14 @@ class Checkpoint:
             )
         return found
 
+    def end_of_text_positions(self, prompt: str) -> tuple[int, ...]:
+        """Positions of end-of-text in a padded prompt: its own, then the padding where that is the same token."""
+        encoding = self.tokenizer.encode(prompt)
+        pad = read_json(self.folder / "tokenizer" / "tokenizer_config.json").get("pad_token")
+        padded = (pad.get("content") if isinstance(pad, dict) else pad) == encoding.tokens[-1]
+        first = len(encoding.ids) - 1
+        return tuple(range(first, self.facts.max_tokens if padded else first + 1))
+
     def words(self) -> tuple[str, ...]:
         """Whole words of the tokenizer's vocabulary, sorted: letters only, three or more."""
         vocabulary = self.tokenizer.get_vocab(with_added_tokens=False)

@@ -12,15 +12,24 @@ from pydantic import Field
 
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
-from .manifest import Concept, Correction, Labels, Manifest, minors_in
-from .presets import PRESETS, Preset
+from .manifest import Concept, Correction, EraserSettings, Labels, Manifest, minors_in
+from .presets import PRESETS, Dose, EndOfText, Preset, PresetName, Stage
 from .probes import Probe, probes_of
 from .record import Digest, Record, Slug, digest
-from .sentences import FUNCTION_WORDS, content_words, stand_in_words, stop_sentences, training_sentences
+from .sentences import (
+    FUNCTION_WORDS,
+    content_words,
+    published_sentence,
+    stand_in_words,
+    stop_sentences,
+    training_sentences,
+)
 from .source import Source
 from .suite import AuditSuite, DetectorSpec, RecogniserSpec, Sampler
 
 PassKind = Literal["identity", "style", "object", "nsfw", "correction"]
+_USUAL_STAGES: tuple[Stage, ...] = ("closed-form", "re-steering")
+_UNDOSED = Dose(preserve=0.0, repulsion=0.0)  # where nothing is solved for
 
 
 class TrainingPrompt(Record):
@@ -31,7 +40,7 @@ class TrainingPrompt(Record):
     anchor: str
     """What it should deliver instead: the expected reading's sentence, or the same one with {x} for stand-in words."""
     positions: tuple[int, ...]
-    """Token positions of the name in ``text``, start-of-text being 0."""
+    """Token positions of the name in ``text``, start-of-text being 0; then end-of-text where it is a target too."""
     away: str
     """What it leads away from, beyond the anchor: the sentence itself, or the dominant reading's."""
 
@@ -75,6 +84,20 @@ class StopSpec(Record):
     """Mean probability, in [0, 1], below which none of the pictures even hints at it, and the pass ends."""
 
 
+class PublishedSpec(Record):
+    """Settings of the algorithm as it was released, by AdamW on the whole UNet."""
+
+    end_of_text: EndOfText
+    """Which end-of-text positions are targets beside the name: none, the first, or ``all``, which takes padding for
+    targets where the tokenizer pads with end-of-text, as the release does."""
+    betas: tuple[float, float]
+    """Of AdamW."""
+    weight_decay: float
+    """Of AdamW."""
+    clip: float
+    """Global norm that gradients are clipped to."""
+
+
 class PassSpec(Record):
     """One Forget-Me-Not pass, fully resolved."""
 
@@ -101,8 +124,14 @@ class PassSpec(Record):
     """Digest over those pictures' bytes."""
     image_count: int
     """Pictures used."""
-    preset: Literal["guarded"]
+    preset: PresetName
     """Which algorithm."""
+    stages: Annotated[tuple[Stage, ...], Field(exclude_if=lambda stages: stages == _USUAL_STAGES)] = _USUAL_STAGES
+    """What it does, in order: the closed-form solution, a look at stop pictures that may end it, re-steering."""
+    departures: Annotated[tuple[str, ...], Field(exclude_if=lambda departures: not departures)] = ()
+    """How it differs from the published algorithm; keys of `fmn_guard.presets.DEPARTURES`."""
+    published: Annotated[PublishedSpec | None, Field(exclude_if=lambda published: published is None)] = None
+    """Settings of a preset that re-steers as the release does; None for ours."""
     steps: int
     """Step ceiling."""
     stop: StopSpec | None
@@ -244,6 +273,9 @@ def _refuse_minors(manifest: Manifest, passes: tuple[PassSpec, ...], probes: tup
 
 def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
     spec = manifest.spec
+    if PRESETS[spec.eraser.preset].published:
+        yield from _published_passes(manifest, checkpoint)
+        return
     # random contexts must not put together what the hard rule refuses
     words = tuple(word for word in checkpoint.words() if not any(minors_in({(word,): word})))
     hidden = _hidden(manifest)
@@ -289,6 +321,47 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
         forgotten.append(tuple(prompt.text for prompt in prompts))
 
 
+def _published_passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
+    """Passes of the algorithm as it was released: one sentence a name, and nothing that is retained."""
+    spec = manifest.spec
+    targets = _published(spec.eraser)
+    subjects: list[tuple[Concept | Correction, PassKind, tuple[str, ...]]] = [
+        *((concept, concept.kind, concept.names) for concept in spec.concepts),
+        *((correction, "correction", (correction.prompt,)) for correction in spec.corrections),
+    ]
+    ends = {"none": slice(0), "first": slice(1), "all": slice(None)}
+    for i, (subject, kind, names) in enumerate(subjects):
+        prompts = []
+        for name in names:
+            s = published_sentence(name, style=kind == "style")
+            end = checkpoint.end_of_text_positions(s.text)[ends[targets.end_of_text]] if targets else ()
+            positions = (*checkpoint.token_positions(s.text, name, s.start), *end)
+            prompts.append(TrainingPrompt(text=s.text, anchor=s.frame, positions=positions, away=s.text))
+        yield _pass(i, subject, kind, names, prompts, (), [], [], manifest, checkpoint)
+
+
+def _published(eraser: EraserSettings) -> PublishedSpec | None:
+    released = PRESETS[eraser.preset].published
+    if released is None:
+        return None
+    return PublishedSpec(
+        end_of_text=eraser.end_of_text or released.end_of_text,
+        betas=released.betas,
+        weight_decay=released.weight_decay,
+        clip=released.clip,
+    )
+
+
+def _departures(eraser: EraserSettings, kind: PassKind, images: str | None) -> tuple[str, ...]:
+    published = _published(eraser)
+    return (
+        *PRESETS[eraser.preset].departures,
+        *(() if images else ("drawn-pictures",)),
+        *(("corrections",) if published and kind == "correction" else ()),
+        *(("padding-spared",) if published and published.end_of_text != "all" else ()),
+    )
+
+
 def _hidden(manifest: Manifest) -> set[str]:
     """Words no retained sentence may hold: they are forgotten or corrected, or held out for the audit."""
     spec = manifest.spec
@@ -326,7 +399,8 @@ def _pass(
     stand_ins = stand_in_words(
         neutral, preset.stand_ins, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
     )
-    stop = _stop(subject, kind, names, neutral, hidden, checkpoint, preset)
+    stop = _stop(subject, kind, names, neutral, hidden, checkpoint, preset) if preset.stop_pictures else None
+    dose = preset.doses.get(kind, _UNDOSED)
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
         index=index,
@@ -342,6 +416,9 @@ def _pass(
         images_digest=checkpoint.image_folder_digest(images) if images else None,
         image_count=len(checkpoint.pictures(images)) if images else preset.pictures,
         preset=eraser.preset,
+        stages=preset.stages,
+        departures=_departures(eraser, kind, images),
+        published=_published(eraser),
         steps=usual_steps if eraser.steps is None else eraser.steps,
         stop=stop,
         batch=preset.batch,
@@ -350,8 +427,8 @@ def _pass(
         times=preset.times,
         noisiest=preset.noisiest,
         projection=None if damping == "off" else damping,
-        preserve=preset.doses[kind].preserve,
-        repulsion=preset.doses[kind].repulsion,
+        preserve=dose.preserve,
+        repulsion=dose.repulsion,
         redirect_weight=preset.redirect_weight,
         language_weight=0.0 if damping == "off" else preset.language_weight,
         loosened=preset.loosened,

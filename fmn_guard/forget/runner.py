@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,15 @@ from torch import Tensor
 from ..errors import RefusedArtefact
 from ..evidence import PassRecord, PassRecords
 from ..facts import Checkpoint
-from ..model.attention import EditedLinear, edited_values, speaking_as_base
+from ..model.attention import Edited, EditedLinear, edited_values, speaking_as_base
 from ..model.checkpoint import load_pipeline
-from ..model.sampler import draw_latents, encode, threads
+from ..model.sampler import draw_latents, encode, text_states, threads
+from ..model.whole import edited_unet
 from ..plan import PassSpec, Plan, TrainingPrompt
 from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, write_atomic, write_record
 from .patch import write_patch
+from .published import resteer_as_published
 from .resteer import resteer
 from .retain import RetainedLanguage
 from .watch import StopWatch
@@ -57,7 +60,8 @@ def run_plan(
     out.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(checkpoint.folder, device)
     language = RetainedLanguage(pipeline, checkpoint.words(), plan.sampler)
-    with edited_values(pipeline.unet) as layers:
+    edited = edited_unet if any(spec.published for spec in plan.passes) else edited_values
+    with edited(pipeline.unet) as layers:
         ledger = _Ledger(out, plan.digest)
         records = ledger.resume(layers)
         for spec in plan.passes[len(records) :]:
@@ -96,7 +100,7 @@ def _check(plan: Plan, checkpoint: Checkpoint) -> None:
 
 def _run_pass(
     pipeline: StableDiffusionPipeline,
-    layers: dict[str, EditedLinear],
+    layers: Mapping[str, Edited],
     spec: PassSpec,
     plan: Plan,
     checkpoint: Checkpoint,
@@ -105,18 +109,23 @@ def _run_pass(
 ) -> PassRecord:
     latents = _pictures_to_forget(pipeline, layers, spec, plan, checkpoint)
     shown = bytes_digest(np.ascontiguousarray(latents.cpu().numpy()).tobytes())
+    if spec.published:
+        text = text_states(pipeline, [prompt.text for prompt in spec.prompts])
+        rows = [spec.prompts.index(prompt) for prompt in _pictured(spec)]
+        return resteer_as_published(pipeline, layers, spec, latents, rows, text, shown, progress)
     still_shown = None
     if spec.stop is not None and spec.steps:
         still_shown = StopWatch(pipeline, spec.stop, plan.sampler, STOP_SEED + 1000 * spec.seed).still_shown
     with speaking_as_base(layers):
         anchors = _pictures_of_anchors(pipeline, spec, plan)
         retained = language.moments(spec.retain)
-    return resteer(pipeline, layers, spec, torch.cat([latents, anchors]), retained, shown, still_shown, progress)
+    values = {name: layer for name, layer in layers.items() if isinstance(layer, EditedLinear)}
+    return resteer(pipeline, values, spec, torch.cat([latents, anchors]), retained, shown, still_shown, progress)
 
 
 def _pictures_to_forget(
     pipeline: StableDiffusionPipeline,
-    layers: dict[str, EditedLinear],
+    layers: Mapping[str, Edited],
     spec: PassSpec,
     plan: Plan,
     checkpoint: Checkpoint,
@@ -168,7 +177,7 @@ class _Ledger:
         self._path = out / "passes.partial.safetensors"
         self._plan_digest = plan_digest
 
-    def resume(self, layers: dict[str, EditedLinear]) -> list[PassRecord]:
+    def resume(self, layers: Mapping[str, Edited]) -> list[PassRecord]:
         if not self._path.exists():
             return []
         with safe_open(self._path, "pt") as file:
@@ -179,7 +188,7 @@ class _Ledger:
                 layer.edit = file.get_tensor(name).to(layer.edit)
         return list(done.passes)
 
-    def keep(self, layers: dict[str, EditedLinear], records: list[PassRecord]) -> None:
+    def keep(self, layers: Mapping[str, Edited], records: list[PassRecord]) -> None:
         edits = {name: layer.edit.cpu().contiguous() for name, layer in layers.items()}
         done = _Done(plan_digest=self._plan_digest, passes=tuple(records))
         write_atomic(self._path, save(edits, {"done": done.model_dump_json()}))

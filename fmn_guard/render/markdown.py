@@ -14,7 +14,7 @@ from ..frameworks import ControlEvidence
 from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
 from .controls import Answer, Frameworks, answers, rests_on
-from .text import confidence, one_line, share, short
+from .text import DEPARTS, confidence, departures_of, one_line, share, short
 
 
 def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks: Frameworks = ()) -> str:
@@ -26,7 +26,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks:
         "Retained": retained(report),
         "Drawn instead": _drawn(report),
         "Detectors": _detectors(report),
-        "Passes": _passes(passes),
+        "Passes": _passes(passes, plan),
         "Pictures": _pictures(report),
         "Warnings": bullets(map(cell, report.warnings)),
         "Not tested": bullets(map(cell, report.not_tested)),
@@ -148,7 +148,7 @@ def _tally_row(t: DetectorTally) -> tuple[str, ...]:
     return t.detector, t.label, f"{t.threshold:g}", *map(str, counts)
 
 
-def _passes(passes: PassRecords | None) -> Iterator[str]:
+def _passes(passes: PassRecords | None, plan: Plan) -> Iterator[str]:
     header = (
         "Pass",
         "Steps",
@@ -164,11 +164,16 @@ def _passes(passes: PassRecords | None) -> Iterator[str]:
             p.stopped,
             ", ".join(f"{100 * mean:.0f} %" for mean in p.still_shown) or "not looked at",
             f"{p.attention_mass[0]:.3f} to {p.attention_mass[-1]:.3f}" if p.attention_mass else "none",
-            f"{100 * p.drift:.2f} %",
+            "not read" if p.drift is None else f"{100 * p.drift:.2f} %",
         )
         for p in (passes.passes if passes else ())
     )
     yield from table(header, rows)
+    if passes and (departures := departures_of(plan)):
+        yield ""
+        yield f"Algorithm: preset {plan.passes[0].preset}. {DEPARTS}"
+        yield ""
+        yield from bullets(map(cell, departures))
 
 
 def _controls(told: Iterable[Answer]) -> Iterator[str]:
