@@ -189,8 +189,8 @@ class EraserSettings(Record):
 
     preset: PresetName = "guarded"
     """``guarded``: attention re-steering of cross-attention values, kept away from the retained language. ``hybrid``
-    looks at its closed-form start first and re-steers only what that still shows; ``closed-form`` is that start alone. To
-    compare with rather than to release by: ``official``, the algorithm as it was published, its bugs mended;
+    looks at its closed-form start first and re-steers only what that still shows; ``closed-form`` is that start alone.
+    To compare with rather than to release by: ``official``, the algorithm as it was published, its bugs mended;
     ``official-tuned``, with the dose that does best; ``unlearncanvas``, with thirty times the published dose."""
     steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Step ceiling of a pass; 0 does nothing at all."""

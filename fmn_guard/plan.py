@@ -352,10 +352,16 @@ def _published(eraser: EraserSettings) -> PublishedSpec | None:
     )
 
 
-def _departures(eraser: EraserSettings, kind: PassKind, images: str | None) -> tuple[str, ...]:
+def _departures(
+    eraser: EraserSettings, kind: PassKind, images: str | None, damping: float | None, watched: bool
+) -> tuple[str, ...]:
     published = _published(eraser)
+    idle = {
+        *(() if watched else ("looks", "look-first")),
+        *(() if damping else ("retained-language", "closed-form-start")),
+    }
     return (
-        *PRESETS[eraser.preset].departures,
+        *(name for name in PRESETS[eraser.preset].departures if name not in idle),
         *(() if images else ("drawn-pictures",)),
         *(("corrections",) if published and kind == "correction" else ()),
         *(("padding-spared",) if published and published.end_of_text != "all" else ()),
@@ -395,6 +401,7 @@ def _pass(
     preset = PRESETS[eraser.preset]
     hidden = _hidden(manifest)
     damping = preset.projection if eraser.projection is None else eraser.projection
+    damping = None if damping == "off" else damping
     images = None if isinstance(subject, Correction) else subject.images
     stand_ins = stand_in_words(
         neutral, preset.stand_ins, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
@@ -417,7 +424,7 @@ def _pass(
         image_count=len(checkpoint.pictures(images)) if images else preset.pictures,
         preset=eraser.preset,
         stages=preset.stages,
-        departures=_departures(eraser, kind, images),
+        departures=_departures(eraser, kind, images, damping, stop is not None),
         published=_published(eraser),
         steps=usual_steps if eraser.steps is None else eraser.steps,
         stop=stop,
@@ -426,11 +433,11 @@ def _pass(
         momentum=preset.momentum,
         times=preset.times,
         noisiest=preset.noisiest,
-        projection=None if damping == "off" else damping,
+        projection=damping,
         preserve=dose.preserve,
         repulsion=dose.repulsion,
         redirect_weight=preset.redirect_weight,
-        language_weight=0.0 if damping == "off" else preset.language_weight,
+        language_weight=preset.language_weight if damping else 0.0,
         loosened=preset.loosened,
         retain=RetainSpec(
             excluded_words=tuple(sorted(hidden)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +37,18 @@ ANCHOR_SEED = 700_000
 IMAGE_SEED = 500_000  # far from the shipped suites' seeds, lest an audit picture start from a training picture's noise
 
 
+AfterPass = Callable[[PassSpec, "StableDiffusionPipeline"], None]
+"""Called with a pass and the model as the passes so far leave it, to look at."""
+
+
 def run_plan(
-    plan: Plan, checkpoint: Checkpoint, out: Path, *, device: str = "cpu", progress: Progress = silent
+    plan: Plan,
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+    after_pass: AfterPass | None = None,
 ) -> PassRecords:
     """Runs every pass on top of those before it.
 
@@ -51,6 +61,7 @@ def run_plan(
         out: run folder; receives ``patch.safetensors`` and ``passes.json``.
         device: where to compute.
         progress: told of each step.
+        after_pass: told after each pass; not of passes that an earlier call has finished.
 
     Raises:
         PassError: a pass cannot do what the plan says.
@@ -68,6 +79,8 @@ def run_plan(
             with threads(spec.threads):
                 records.append(_run_pass(pipeline, layers, spec, plan, checkpoint, language, progress))
             ledger.keep(layers, records)
+            if after_pass is not None:
+                after_pass(spec, pipeline)
         edits = {name: layer.edit for name, layer in layers.items()}
         patch_digest = write_patch(
             out / "patch.safetensors",

@@ -1,0 +1,323 @@
+"""``python -m benchmarks.forgetting.rows PRESET [--quick]``: measures the rows of one preset, in this process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+from unittest.mock import patch
+
+import torch
+from pydantic import Field
+
+from fmn_guard.audit.auditor import draw_batch
+from fmn_guard.audit.detectors import load_recogniser
+from fmn_guard.facts import Checkpoint
+from fmn_guard.forget import retain, runner, watch
+from fmn_guard.forget.patch import apply_patch
+from fmn_guard.forget.runner import run_plan
+from fmn_guard.manifest import label_of
+from fmn_guard.model.checkpoint import load_pipeline
+from fmn_guard.model.clip import ZeroShot
+from fmn_guard.model.sampler import decode, draw_latents
+from fmn_guard.plan import PassSpec, Plan
+from fmn_guard.presets import PRESETS, PresetName
+from fmn_guard.probes import Probe
+from fmn_guard.record import Digest, Record, read_record, write_atomic, write_record
+from fmn_guard.shipped import shipped_model
+
+from .scenarios import FULL, QUICK, Scenario, Size, checkpoint, plan_of, scenarios, suite_of, unrelated_prompts
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+ROWS = Path("build/bench-forgetting")
+Seen = dict[str, dict[str, float]]
+"""Scores of pictures, by prompt and seed."""
+
+
+class Count(Record):
+    """Pictures that show something, of those looked at."""
+
+    hits: int
+    n: int
+
+
+class Pairs(Record):
+    """Base and patched pictures of the same probes: which of the two show what is asked for."""
+
+    both: int
+    lost: int
+    gained: int
+    neither: int
+
+
+class Distance(Record):
+    """Mean cosine distance of pictures, between their vectors in the built-in CLIP."""
+
+    moved: float
+    """From the base's to the patched model's, prompt and seed being the same."""
+    seeds: float
+    """From the base's to the base's at another seed."""
+    n: int
+    """Pairs."""
+
+
+class Row(Record):
+    """One scenario under one preset."""
+
+    schema_version: Literal["fmn-guard/bench-forgetting/v1"] = "fmn-guard/bench-forgetting/v1"
+    preset: PresetName
+    scenario: str
+    size: str
+    plan_digest: Digest
+    learning_rate: float
+    steps: tuple[int, ...]
+    """Taken, of each pass."""
+    eraser_seed: int
+    first_seed: int
+    base: dict[str, Count]
+    """What the base shows of each target, by slug."""
+    targets: dict[str, Count]
+    """What is left of it after the last pass; of a correction, its dominant reading."""
+    own: dict[str, Count]
+    """What was left right after its own pass."""
+    aliases: Count
+    expected: Count
+    """The expected reading of corrections, in their prompts."""
+    dominant_elsewhere: Pairs
+    """The dominant reading of corrections, asked for by its own name."""
+    retained: dict[str, Pairs] = Field(default_factory=dict)
+    """By group: held in, held out, neighbours, same kind, other kinds; groups overlap."""
+    unrelated: Distance | None
+    seconds: tuple[float, ...]
+    """Of each pass, drawing included."""
+    drawing: tuple[float, ...]
+    """Of each pass, drawing alone."""
+    memory: int | None
+    """Peak bytes above the loaded model while forgetting; None where the system does not tell."""
+    patch: int
+    """Bytes."""
+    unet: int
+    """Bytes."""
+
+
+class Bench:
+    """What all rows of a process share: the base, the recogniser, and what was seen of the base before.
+
+    Args:
+        size: how much is drawn.
+        folder: of rows and of what the base showed.
+    """
+
+    def __init__(self, size: Size, folder: Path) -> None:
+        self.size, self.folder = size, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoint: Checkpoint = checkpoint()
+        self.model = load_pipeline(self.checkpoint.folder)
+        self._clip = ZeroShot(shipped_model("emoji-clip"))
+        self._memory = folder / "base.json"
+        self._base: Seen = json.loads(self._memory.read_text("utf-8")) if self._memory.exists() else {}
+
+    def row(self, scenario: Scenario, eraser: dict[str, Any], path: Path) -> Row:
+        """Measures a row, unless its file is there and of the same plan."""
+        plan = plan_of(scenario, self.size, eraser, self.checkpoint)
+        if path.exists() and (done := read_record(path, Row)).plan_digest == plan.digest:
+            return done
+        row = self._measured(plan, scenario, path.with_suffix(""))
+        write_record(path, row)
+        return row
+
+    def _measured(self, plan: Plan, scenario: Scenario, run: Path) -> Row:
+        shutil.rmtree(run, ignore_errors=True)  # times of a pass that was cut short would be wrong
+        base = self._base_sees(plan)
+        own: dict[str, Count] = {}
+        clock = _Clock()
+
+        def after_pass(spec: PassSpec, model: StableDiffusionPipeline) -> None:
+            clock.stop()
+            probes = [p for p in plan.probes if p.subject == spec.slug and p.role in ("target", "correction")]
+            own[spec.slug] = _count(plan, probes, self._sees(plan, model, probes))
+            clock.start()
+
+        before = _reset_peak()
+        with clock.drawing():
+            clock.start()
+            records = run_plan(plan, self.checkpoint, run, after_pass=after_pass)
+        peak = _peak()
+        patched = load_pipeline(self.checkpoint.folder)
+        apply_patch(patched, run / "patch.safetensors", plan.base.identity)
+        sees = self._sees(plan, patched, list(plan.probes))
+        asked = {
+            spec.slug: [p for p in plan.probes if p.subject == spec.slug and p.role != "alias"] for spec in plan.passes
+        }
+        corrections = [p for p in plan.probes if p.role == "correction"]
+        corrected = {spec.slug for spec in plan.passes if spec.kind == "correction"}
+        elsewhere = [p for p in plan.probes if p.role == "retained" and corrected & set(p.neighbour_of)]
+        spec = plan.passes[0]
+        return Row(
+            preset=spec.preset,
+            scenario=scenario.name,
+            size=self.size.name,
+            plan_digest=plan.digest,
+            learning_rate=spec.learning_rate,
+            steps=tuple(done.steps for done in records.passes),
+            eraser_seed=scenario.seed,
+            first_seed=self.size.first_seed,
+            base={slug: _count(plan, probes, base) for slug, probes in asked.items()},
+            targets={slug: _count(plan, probes, sees) for slug, probes in asked.items()},
+            own=own,
+            aliases=_count(plan, [p for p in plan.probes if p.role == "alias"], sees),
+            expected=_count(plan, corrections, sees, label=1),
+            dominant_elsewhere=_pairs(plan, elsewhere, base, sees),
+            retained={name: _pairs(plan, group, base, sees) for name, group in self._groups(plan, scenario).items()},
+            unrelated=self._distance(plan, patched) if self.size.unrelated and len(plan.passes) > 1 else None,
+            seconds=clock.seconds,
+            drawing=clock.drawn,
+            memory=peak - before if peak and before else None,
+            patch=(run / "patch.safetensors").stat().st_size,
+            unet=sum(weight.numel() * weight.element_size() for weight in patched.unet.parameters()),
+        )
+
+    def _groups(self, plan: Plan, scenario: Scenario) -> dict[str, list[Probe]]:
+        kinds = {label_of(r.kind, r.phrase): r.kind for r in suite_of(self.size, scenario).spec.retained}
+        forgotten = {concept["kind"] for concept in scenario.concepts}
+        retained = [p for p in plan.probes if p.role == "retained"]
+        told = [p for p in retained if not p.neighbour_of]
+        return {
+            "held in": [p for p in told if not p.held_out],
+            "held out": [p for p in told if p.held_out],
+            "neighbours": [p for p in retained if p.neighbour_of],
+            "same kind": [p for p in told if kinds[p.labels[0]] in forgotten],
+            "other kinds": [p for p in told if kinds[p.labels[0]] not in forgotten],
+        }
+
+    def _base_sees(self, plan: Plan) -> Seen:
+        if missing := [p for p in plan.probes if _key(p) not in self._base]:
+            self._base |= self._sees(plan, self.model, missing)
+            write_atomic(self._memory, json.dumps(self._base))
+        return self._base
+
+    def _sees(self, plan: Plan, model: StableDiffusionPipeline, probes: list[Probe]) -> Seen:
+        recogniser = load_recogniser(plan.recogniser)
+        seen: Seen = {}
+        for start in range(0, len(probes), plan.sampler.batch):
+            part = tuple(probes[start : start + plan.sampler.batch])
+            pixels, _ = draw_batch(plan, model, part)
+            for probe, scores in zip(part, recogniser.recognise(pixels), strict=True):
+                seen[_key(probe)] = {label: round(score, 4) for label, score in scores.items() if score >= 1e-3}
+        return seen
+
+    def _distance(self, plan: Plan, patched: StableDiffusionPipeline) -> Distance:
+        prompts = unrelated_prompts(plan, self.size.unrelated)
+        first = self.size.first_seed + 500_000
+
+        def vectors(model: StableDiffusionPipeline, seed: int) -> torch.Tensor:
+            sampler = plan.sampler
+            seeds = range(seed, seed + len(prompts))
+            latents = draw_latents(model, prompts, seeds, steps=sampler.steps, guidance=sampler.guidance)
+            return self._clip.picture_vectors(decode(model, latents))
+
+        base = vectors(self.model, first)
+        moved = 1 - (base * vectors(patched, first)).sum(-1)
+        others = 1 - (base * vectors(self.model, first + 1000)).sum(-1)
+        return Distance(moved=moved.mean().item(), seeds=others.mean().item(), n=len(prompts))
+
+
+class _Clock:
+    """Seconds of each pass, and how much of them is drawing."""
+
+    def __init__(self) -> None:
+        self.seconds: tuple[float, ...] = ()
+        self.drawn: tuple[float, ...] = ()
+        self._drawn = 0.0
+
+    def start(self) -> None:
+        self._drawn = 0.0
+        self._began = time.perf_counter()
+
+    def stop(self) -> None:
+        self.seconds += (round(time.perf_counter() - self._began, 3),)
+        self.drawn += (round(self._drawn, 3),)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Times whatever the eraser draws."""
+
+        def timed(*args: Any, **kwargs: Any) -> torch.Tensor:
+            began = time.perf_counter()
+            try:
+                return draw_latents(*args, **kwargs)
+            finally:
+                self._drawn += time.perf_counter() - began
+
+        with ExitStack() as stack:
+            for module in (runner, retain, watch):
+                stack.enter_context(patch.object(module, "draw_latents", timed))
+            yield
+
+
+def _key(probe: Probe) -> str:
+    return f"{probe.prompt}|{probe.seed}"
+
+
+def _shows(plan: Plan, probe: Probe, seen: Seen, label: int = 0) -> bool:
+    return seen[_key(probe)].get(probe.labels[label], 0.0) >= plan.recogniser.threshold
+
+
+def _count(plan: Plan, probes: list[Probe], seen: Seen, label: int = 0) -> Count:
+    return Count(hits=sum(_shows(plan, p, seen, label) for p in probes), n=len(probes))
+
+
+def _pairs(plan: Plan, probes: list[Probe], base: Seen, patched: Seen) -> Pairs:
+    pairs = [(_shows(plan, p, base), _shows(plan, p, patched)) for p in probes]
+    return Pairs(
+        both=pairs.count((True, True)),
+        lost=pairs.count((True, False)),
+        gained=pairs.count((False, True)),
+        neither=pairs.count((False, False)),
+    )
+
+
+def _reset_peak() -> int | None:
+    """Starts the peak anew where Linux lets us; resident bytes now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _peak() -> int | None:
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), None)
+
+
+def main() -> None:
+    """Measures what is missing of a preset's rows."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("preset", choices=PRESETS)
+    parser.add_argument("--quick", action="store_true")
+    asked = parser.parse_args()
+    preset, size = cast(PresetName, asked.preset), QUICK if asked.quick else FULL
+    bench = Bench(size, ROWS / size.name)
+    for scenario in scenarios(size, preset):
+        path = bench.folder / preset / f"{scenario.name}.json"
+        row = bench.row(scenario, {"preset": preset}, path)
+        print(f"{preset} {scenario.name}: {row.targets}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
