@@ -13,7 +13,7 @@ from pydantic import Field
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
 from .manifest import Concept, Correction, EraserSettings, Labels, Manifest, minors_in
-from .presets import PRESETS, Dose, EndOfText, Preset, PresetName, Stage
+from .presets import PRESETS, Dose, EndOfText, Preset, PresetName, Published, Stage, departures
 from .probes import Probe, probes_of
 from .record import Digest, Record, Slug, digest
 from .sentences import (
@@ -84,20 +84,6 @@ class StopSpec(Record):
     """Mean probability, in [0, 1], below which none of the pictures even hints at it, and the pass ends."""
 
 
-class PublishedSpec(Record):
-    """Settings of the algorithm as it was released, by AdamW on the whole UNet."""
-
-    end_of_text: EndOfText
-    """Which end-of-text positions are targets beside the name: none, the first, or ``all``, which takes padding for
-    targets where the tokenizer pads with end-of-text, as the release does."""
-    betas: tuple[float, float]
-    """Of AdamW."""
-    weight_decay: float
-    """Of AdamW."""
-    clip: float
-    """Global norm that gradients are clipped to."""
-
-
 class PassSpec(Record):
     """One Forget-Me-Not pass, fully resolved."""
 
@@ -130,7 +116,7 @@ class PassSpec(Record):
     """What it does, in order: the closed-form solution, a look at stop pictures that may end it, re-steering."""
     departures: Annotated[tuple[str, ...], Field(exclude_if=lambda departures: not departures)] = ()
     """How it differs from the published algorithm; keys of `fmn_guard.presets.DEPARTURES`."""
-    published: Annotated[PublishedSpec | None, Field(exclude_if=lambda published: published is None)] = None
+    published: Annotated[Published | None, Field(exclude_if=lambda published: published is None)] = None
     """Settings of a preset that re-steers as the release does; None for ours."""
     steps: int
     """Step ceiling."""
@@ -273,8 +259,8 @@ def _refuse_minors(manifest: Manifest, passes: tuple[PassSpec, ...], probes: tup
 
 def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
     spec = manifest.spec
-    if PRESETS[spec.eraser.preset].published:
-        yield from _published_passes(manifest, checkpoint)
+    if published := _published(spec.eraser):
+        yield from _published_passes(manifest, checkpoint, published.end_of_text)
         return
     # random contexts must not put together what the hard rule refuses
     words = tuple(word for word in checkpoint.words() if not any(minors_in({(word,): word})))
@@ -321,51 +307,28 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
         forgotten.append(tuple(prompt.text for prompt in prompts))
 
 
-def _published_passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
+def _published_passes(manifest: Manifest, checkpoint: Checkpoint, targets: EndOfText) -> Iterator[PassSpec]:
     """Passes of the algorithm as it was released: one sentence a name, and nothing that is retained."""
-    spec = manifest.spec
-    targets = _published(spec.eraser)
     subjects: list[tuple[Concept | Correction, PassKind, tuple[str, ...]]] = [
-        *((concept, concept.kind, concept.names) for concept in spec.concepts),
-        *((correction, "correction", (correction.prompt,)) for correction in spec.corrections),
+        *((concept, concept.kind, concept.names) for concept in manifest.spec.concepts),
+        *((correction, "correction", (correction.prompt,)) for correction in manifest.spec.corrections),
     ]
-    ends = {"none": slice(0), "first": slice(1), "all": slice(None)}
+    ends = {"none": slice(0), "first": slice(1), "all": slice(None)}[targets]
     for i, (subject, kind, names) in enumerate(subjects):
         prompts = []
         for name in names:
             s = published_sentence(name, style=kind == "style")
-            end = checkpoint.end_of_text_positions(s.text)[ends[targets.end_of_text]] if targets else ()
-            positions = (*checkpoint.token_positions(s.text, name, s.start), *end)
+            own = checkpoint.token_positions(s.text, name, s.start)
+            positions = (*own, *checkpoint.end_of_text_positions(s.text)[ends])
             prompts.append(TrainingPrompt(text=s.text, anchor=s.frame, positions=positions, away=s.text))
         yield _pass(i, subject, kind, names, prompts, (), [], [], manifest, checkpoint)
 
 
-def _published(eraser: EraserSettings) -> PublishedSpec | None:
+def _published(eraser: EraserSettings) -> Published | None:
     released = PRESETS[eraser.preset].published
-    if released is None:
-        return None
-    return PublishedSpec(
-        end_of_text=eraser.end_of_text or released.end_of_text,
-        betas=released.betas,
-        weight_decay=released.weight_decay,
-        clip=released.clip,
-    )
-
-
-def _departures(
-    eraser: EraserSettings, kind: PassKind, images: str | None, damping: float | None, watched: bool
-) -> tuple[str, ...]:
-    published = _published(eraser)
-    idle = {
-        *(() if watched else ("looks", "look-first")),
-        *(() if damping else ("retained-language", "closed-form-start")),
-    }
-    return (
-        *(name for name in PRESETS[eraser.preset].departures if name not in idle),
-        *(() if images else ("drawn-pictures",)),
-        *(("corrections",) if published and kind == "correction" else ()),
-        *(("padding-spared",) if published and published.end_of_text != "all" else ()),
-    )
+    if released is None or eraser.end_of_text is None:
+        return released
+    return released.model_copy(update={"end_of_text": eraser.end_of_text})
 
 
 def _hidden(manifest: Manifest) -> set[str]:
@@ -408,6 +371,7 @@ def _pass(
     )
     stop = _stop(subject, kind, names, neutral, hidden, checkpoint, preset) if preset.stop_pictures else None
     dose = preset.doses.get(kind, _UNDOSED)
+    published = _published(eraser)
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
         index=index,
@@ -424,8 +388,15 @@ def _pass(
         image_count=len(checkpoint.pictures(images)) if images else preset.pictures,
         preset=eraser.preset,
         stages=preset.stages,
-        departures=_departures(eraser, kind, images, damping, stop is not None),
-        published=_published(eraser),
+        departures=departures(
+            eraser.preset,
+            published=published,
+            retains=damping is not None,
+            looks=stop is not None,
+            draws=images is None,
+            corrects=kind == "correction",
+        ),
+        published=published,
         steps=usual_steps if eraser.steps is None else eraser.steps,
         stop=stop,
         batch=preset.batch,

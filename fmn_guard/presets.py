@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from .record import Record
+
 PresetName = Literal["guarded", "hybrid", "closed-form", "official", "official-tuned", "unlearncanvas"]
 Stage = Literal["closed-form", "look", "re-steering"]
 EndOfText = Literal["none", "first", "all"]
@@ -55,14 +57,18 @@ class Dose:
     repulsion: float
 
 
-@dataclass(frozen=True)
-class Published:
-    """Settings of the algorithm as it was released."""
+class Published(Record):
+    """Settings of the algorithm as it was released, by AdamW on the whole UNet."""
 
     end_of_text: EndOfText = "first"
+    """Which end-of-text positions are targets beside the name: none, the first, or ``all``, which takes padding for
+    targets where the tokenizer pads with end-of-text, as the release does."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Of AdamW."""
     weight_decay: float = 0.01
+    """Of AdamW."""
     clip: float = 1.0
+    """Global norm that gradients are clipped to."""
 
 
 @dataclass(frozen=True)
@@ -203,3 +209,28 @@ PRESETS: Mapping[PresetName, Preset] = {
         steps_unwatched=100,
     ),
 }
+
+
+def departures(
+    preset: PresetName, *, published: Published | None, retains: bool, looks: bool, draws: bool, corrects: bool
+) -> tuple[str, ...]:
+    """How a pass differs from the published algorithm: keys of `DEPARTURES`.
+
+    Args:
+        preset: its preset.
+        published: its settings as the release's, if it has them.
+        retains: whether it retains a language.
+        looks: whether anybody looks at its own pictures.
+        draws: whether the base draws the pictures to forget.
+        corrects: whether it is a correction.
+    """
+    idle = {
+        *(() if looks else ("looks", "look-first")),
+        *(() if retains else ("retained-language", "closed-form-start")),
+    }
+    return (
+        *(name for name in PRESETS[preset].departures if name not in idle),
+        *(("drawn-pictures",) if draws else ()),
+        *(("corrections",) if published and corrects else ()),
+        *(("padding-spared",) if published and published.end_of_text != "all" else ()),
+    )

@@ -24,7 +24,8 @@ from torch import Tensor
 from ..errors import PassError
 from ..evidence import PassRecord
 from ..model.attention import Edited, cross_attentions, seen_attention
-from ..plan import PassSpec, PublishedSpec
+from ..plan import PassSpec
+from ..presets import Published
 from ..progress import Progress, silent
 from .reading import noised
 from .resteer import pass_name, recorded, watched_tokens
@@ -92,7 +93,7 @@ class ClippedAdamW:
         learning_rate: step size.
     """
 
-    def __init__(self, weights: Iterable[Tensor], settings: PublishedSpec, learning_rate: float) -> None:
+    def __init__(self, weights: Iterable[Tensor], settings: Published, learning_rate: float) -> None:
         self._weights = list(weights)
         self._clip = settings.clip
         self._adamw = torch.optim.AdamW(

@@ -25,12 +25,13 @@ from fmn_guard.model.attention import cross_attentions, seen_attention
 from fmn_guard.model.checkpoint import load_pipeline, save_checkpoint
 from fmn_guard.model.sampler import text_states
 from fmn_guard.model.whole import edited_unet
-from fmn_guard.plan import PassSpec, PublishedSpec, RetainSpec, TrainingPrompt, compile_plan
+from fmn_guard.plan import PassSpec, RetainSpec, TrainingPrompt, compile_plan
+from fmn_guard.presets import Published
 from fmn_guard.record import parse_plain
 from fmn_guard.shipped import suites
 from fmn_guard.suite import load_suite
 
-SETTINGS = PublishedSpec(end_of_text="first", betas=(0.9, 0.999), weight_decay=0.01, clip=1.0)
+SETTINGS = Published()
 PROMPTS = (
     TrainingPrompt(text="a photo of lion", anchor="a photo of {x}", positions=(4,), away="a photo of lion"),
     TrainingPrompt(
