@@ -129,7 +129,7 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
     assert lines["3 passes: unrelated pictures moved, of another seed's way"][0] == "25.0 %, n 8"
     drop = newcombe_paired(10, 2, 1, 0, 0.95)
     assert lines["3 passes: retained, held out: net loss"][0] == f"7.7 %, {drop}; 2 lost, 1 gained of 13"
-    assert lines["seconds a concept, drawing included; drawing alone (medians)"][0] == "10.0; 4.0, n 7"
+    assert lines["CPU seconds a concept, drawing included; drawing alone (medians)"][0] == "10.0; 4.0, n 7"
     assert lines["patch a concept, of the UNet's bytes"] == ["2.5 %", "2.5 %"]
 
 

@@ -96,9 +96,9 @@ class Row(Record):
     """By group: held in, held out, neighbours, same kind, other kinds; groups overlap."""
     unrelated: Distance | None
     seconds: tuple[float, ...]
-    """Of each pass, drawing included."""
+    """Of CPU time, of each pass, drawing included: other work on the machine does not count."""
     drawing: tuple[float, ...]
-    """Of each pass, drawing alone."""
+    """The same, drawing alone."""
     memory: int | None
     """Peak bytes above the loaded model while forgetting; None where the system does not tell."""
     patch: int
@@ -230,7 +230,7 @@ class Bench:
 
 
 class _Clock:
-    """Seconds of each pass, and how much of them is drawing."""
+    """CPU seconds of each pass, and how much of them is drawing."""
 
     def __init__(self) -> None:
         self.seconds: tuple[float, ...] = ()
@@ -239,10 +239,10 @@ class _Clock:
 
     def start(self) -> None:
         self._drawn = 0.0
-        self._began = time.perf_counter()
+        self._began = time.process_time()
 
     def stop(self) -> None:
-        self.seconds += (round(time.perf_counter() - self._began, 3),)
+        self.seconds += (round(time.process_time() - self._began, 3),)
         self.drawn += (round(self._drawn, 3),)
 
     @contextmanager
@@ -250,11 +250,11 @@ class _Clock:
         """Times whatever the eraser draws."""
 
         def timed(*args: Any, **kwargs: Any) -> torch.Tensor:
-            began = time.perf_counter()
+            began = time.process_time()
             try:
                 return draw_latents(*args, **kwargs)
             finally:
-                self._drawn += time.perf_counter() - began
+                self._drawn += time.process_time() - began
 
         with ExitStack() as stack:
             for module in (runner, retain, watch):

@@ -79,7 +79,7 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
         yield "correction: dominant reading by its own name: net loss", _drop([correction.dominant_elsewhere])
     seconds = [s for row in rows for s in row.seconds]
     yield (
-        "seconds a concept, drawing included; drawing alone (medians)",
+        "CPU seconds a concept, drawing included; drawing alone (medians)",
         (f"{median(seconds):.1f}; {median(d for row in rows for d in row.drawing):.1f}, n {len(seconds)}"),
     )
     if memory := [row.memory for row in rows if row.memory is not None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from .rows import ROWS, Bench, Row
 from .scenarios import DEVELOPMENT, TUNING, Scenario
 
-DOSES = ((2e-5, 35), (5e-5, 35), (1e-4, 35))
+DOSES = ((2e-5, 35), (3e-5, 35), (5e-5, 35), (1e-4, 35))
 
 
 def main() -> None:
