@@ -38,7 +38,9 @@ def main() -> None:
     }
     text = "\n".join(table({preset: found for preset, found in rows.items() if found}))
     write_atomic(folder / "table.md", f"{text}\n")
-    write_atomic(folder / "rows.json", canonical_json([row for found in rows.values() for row in found]))
+    write_atomic(
+        folder / "rows.json", canonical_json([row.model_dump(mode="json") for found in rows.values() for row in found])
+    )
     print(text)
 
 

@@ -26,7 +26,8 @@ def table(by_preset: dict[str, list[Row]]) -> Iterator[str]:
     yield f"| figure | {' | '.join(by_preset)} |"
     yield f"|{'---|' * (len(by_preset) + 1)}"
     columns = [dict(_figures(rows)) for rows in by_preset.values()]
-    for figure in dict.fromkeys(name for column in columns for name in column):
+    fullest_first = sorted(columns, key=len, reverse=True)
+    for figure in dict.fromkeys(name for column in fullest_first for name in column):
         yield f"| {figure} | {' | '.join(column.get(figure, 'not run') for column in columns)} |"
     rows = [row for found in by_preset.values() for row in found]
     seeds = sorted({row.first_seed for row in rows}), sorted({row.eraser_seed for row in rows})

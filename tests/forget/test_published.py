@@ -177,7 +177,7 @@ def test_the_gradient_to_the_probabilities_has_length_one_however_small_they_are
 
 
 def test_a_pass_lowers_the_attention_on_its_targets_and_trains_what_is_no_attention_too(pipeline):
-    record, edits = run(pipeline, steps=40)
+    record, edits = run(pipeline, steps=20, learning_rate=2e-3)
     assert record.attention_mass[-1] < 0.5 * record.attention_mass[0]
     assert record.drift is None
     changed = {name for name, edit in edits.items() if edit.any()}
@@ -328,7 +328,6 @@ def planned(folder, beside, **eraser):
                 {"kind": "object", "phrase": "lion"},
                 {"kind": "nsfw", "phrase": "pistol", "aliases": ["gun"]},
             ],
-            "corrections": [{"prompt": "the captain", "dominant": "Bruno Vale", "dominant_kind": "identity"}],
             "eraser": {"preset": "official", "steps": 2, "learning_rate": 1e-4} | eraser,
         },
     }
@@ -349,7 +348,7 @@ def test_bug_8_a_second_pass_follows_the_first(finished, tiny_checkpoint):
     assert tokenizer.add_tokens(["<s1>"]) == 1
     assert tokenizer.add_tokens(["<s1>"]) == 0  # for the release a reason to refuse
     _, _, records, _ = finished
-    assert [(done.slug, done.steps) for done in records.passes] == [("lion", 2), ("pistol", 2), ("the-captain", 2)]
+    assert [(done.slug, done.steps) for done in records.passes] == [("lion", 2), ("pistol", 2)]
 
 
 def test_bug_9_nothing_of_a_concept_is_saved_with_the_model(finished, tiny_checkpoint, tmp_path):
@@ -369,10 +368,10 @@ def test_bug_9_nothing_of_a_concept_is_saved_with_the_model(finished, tiny_check
 
 def test_bug_10_there_is_always_a_seed_and_it_decides_all_that_is_drawn(pipeline, tiny_checkpoint, tmp_path):
     assert torch.Generator().seed() != torch.Generator().seed()  # what a seed of null stands for
-    (first, a), (second, b), (other, _) = run(pipeline), run(pipeline), run(pipeline, seed=4)
+    (first, a), (second, b), (other, _) = (run(pipeline, steps=3, seed=seed) for seed in (3, 3, 4))
     assert first == second and first != other
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert {each.seed for each in planned(tiny_checkpoint, tmp_path)[0].passes} == {0, 1, 2}
+    assert {each.seed for each in planned(tiny_checkpoint, tmp_path)[0].passes} == {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -436,7 +435,7 @@ def test_killed_after_the_first_pass_the_same_call_ends_with_the_same_patch(fini
         run_plan(plan, checkpoint, tmp_path, after_pass=dies)
     looked = []
     assert run_plan(plan, checkpoint, tmp_path, after_pass=lambda spec, _: looked.append(spec.slug)) == whole
-    assert looked == ["pistol", "the-captain"]
+    assert looked == ["pistol"]
 
 
 def test_a_loss_that_is_no_number_is_recorded_as_diverged(pipeline):
