@@ -197,7 +197,8 @@ PRESETS: Mapping[PresetName, Preset] = {
     "official-tuned": replace(
         _OFFICIAL,
         departures=(*_OFFICIAL.departures, "tuned-dose"),
-        learning_rate=5e-5,  # python -m benchmarks.forgetting.tuning; 2e-5 leaves nearly all, 1e-4 loses most of the rest
+        # python -m benchmarks.forgetting.tuning: 2e-5 leaves nearly all of a concept, 1e-4 little of anything else
+        learning_rate=5e-5,
     ),
     "unlearncanvas": replace(
         _OFFICIAL,

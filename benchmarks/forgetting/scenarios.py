@@ -147,7 +147,9 @@ def plan_of(scenario: Scenario, size: Size, eraser: dict[str, Any], base: Checkp
             "eraser": {"seed": scenario.seed, "hold_out": held_out, **eraser},
         },
     }
-    return compile_plan(parse_plain(document, Manifest), suite, base)
+    plan = compile_plan(parse_plain(document, Manifest), suite, base)
+    # one thread, as the pictures are drawn: on a machine that does other work, two wait for each other
+    return plan.model_copy(update={"passes": tuple(spec.model_copy(update={"threads": 1}) for spec in plan.passes)})
 
 
 def suite_of(size: Size, scenario: Scenario) -> AuditSuite:
