@@ -100,7 +100,7 @@ class Row(Record):
     drawing: tuple[float, ...]
     """The same, drawing alone."""
     memory: int | None
-    """Peak bytes above the loaded model while forgetting; None where the system does not tell."""
+    """Peak bytes of a pass above what was there before it; None where the system does not tell."""
     patch: int
     """Bytes."""
     unet: int
@@ -137,19 +137,16 @@ class Bench:
         shutil.rmtree(run, ignore_errors=True)  # times of a pass that was cut short would be wrong
         base = self._base_sees(plan)
         own: dict[str, Count] = {}
-        clock = _Clock()
+        meter = _Meter()
 
         def after_pass(spec: PassSpec, model: StableDiffusionPipeline) -> None:
-            clock.stop()
+            meter.stop()
             probes = [p for p in plan.probes if p.subject == spec.slug and p.role in ("target", "correction")]
             own[spec.slug] = _count(plan, probes, self._sees(plan, model, probes))
-            clock.start()
+            meter.start()
 
-        before = _reset_peak()
-        with clock.drawing():
-            clock.start()
+        with meter.reading():
             records = run_plan(plan, self.checkpoint, run, after_pass=after_pass)
-        peak = _peak()
         patched = load_pipeline(self.checkpoint.folder)
         apply_patch(patched, run / "patch.safetensors", plan.base.identity)
         sees = self._sees(plan, patched, list(plan.probes))
@@ -177,9 +174,9 @@ class Bench:
             dominant_elsewhere=_pairs(plan, elsewhere, base, sees),
             retained={name: _pairs(plan, group, base, sees) for name, group in self._groups(plan, scenario).items()},
             unrelated=self._distance(plan, patched) if self.size.unrelated and len(plan.passes) > 1 else None,
-            seconds=clock.seconds,
-            drawing=clock.drawn,
-            memory=peak - before if peak and before else None,
+            seconds=meter.seconds,
+            drawing=meter.drawn,
+            memory=meter.memory,
             patch=(run / "patch.safetensors").stat().st_size,
             unet=sum(weight.numel() * weight.element_size() for weight in patched.unet.parameters()),
         )
@@ -229,25 +226,38 @@ class Bench:
         return Distance(moved=moved.mean().item(), seeds=others.mean().item(), n=len(prompts))
 
 
-class _Clock:
-    """CPU seconds of each pass, and how much of them is drawing."""
+class _Meter:
+    """CPU seconds of each pass, how much of them is drawing, and the memory they take above the loaded model."""
 
     def __init__(self) -> None:
         self.seconds: tuple[float, ...] = ()
         self.drawn: tuple[float, ...] = ()
+        self.memory: int | None = None
+        self._loaded: int | None = None
         self._drawn = 0.0
 
     def start(self) -> None:
+        """A pass begins; from here on memory is its own."""
         self._drawn = 0.0
+        self._loaded = _reset_peak()
         self._began = time.process_time()
 
     def stop(self) -> None:
+        """It has ended."""
         self.seconds += (round(time.process_time() - self._began, 3),)
         self.drawn += (round(self._drawn, 3),)
+        peak = _status("VmHWM")
+        if peak is not None and self._loaded is not None:
+            self.memory = max(self.memory or 0, peak - self._loaded)
 
     @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Times whatever the eraser draws."""
+    def reading(self) -> Iterator[None]:
+        """Starts once the eraser has loaded its model, and times whatever it draws."""
+
+        def loading(*args: Any) -> StableDiffusionPipeline:
+            pipeline = load_pipeline(*args)
+            self.start()
+            return pipeline
 
         def timed(*args: Any, **kwargs: Any) -> torch.Tensor:
             began = time.process_time()
@@ -257,6 +267,7 @@ class _Clock:
                 self._drawn += time.process_time() - began
 
         with ExitStack() as stack:
+            stack.enter_context(patch.object(runner, "load_pipeline", loading))
             for module in (runner, retain, watch):
                 stack.enter_context(patch.object(module, "draw_latents", timed))
             yield
@@ -291,10 +302,6 @@ def _reset_peak() -> int | None:
     except OSError:
         return None
     return _status("VmRSS")
-
-
-def _peak() -> int | None:
-    return _status("VmHWM")
 
 
 def _status(key: str) -> int | None:
