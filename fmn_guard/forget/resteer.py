@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -87,7 +88,7 @@ def resteer(
         PassError: the watched tokens got no attention at all, i.e. the hooks saw nothing.
     """
     named = text_states(pipeline, [p.text for p in spec.prompts])  # (M, T, d)
-    anchored = torch.stack([anchored_states(pipeline, spec, p) for p in spec.prompts])
+    anchored = anchored_states(pipeline, spec)
     generator = torch.Generator().manual_seed(spec.seed)
     seen = _Records(pipeline, layers, spec, latents, named, anchored, generator)
     before = {name: layer.edit for name, layer in layers.items()}
@@ -148,11 +149,15 @@ def resteer(
     )
 
 
-def anchored_states(pipeline: StableDiffusionPipeline, spec: PassSpec, prompt: TrainingPrompt) -> Tensor:
-    """(T, d), the states that a prompt should deliver instead of its own."""
-    anchor = text_states(pipeline, spec.anchors(prompt)).mean(0)
+def anchored_states(pipeline: StableDiffusionPipeline, spec: PassSpec) -> Tensor:
+    """(M, T, d), the states that each of a pass's sentences should deliver instead of its own."""
+    anchors = [spec.anchors(prompt) for prompt in spec.prompts]
+    texts = list(dict.fromkeys(chain(*anchors, (prompt.away for prompt in spec.prompts))))
+    states = dict(zip(texts, text_states(pipeline, texts), strict=True))
+    anchor = torch.stack([torch.stack([states[text] for text in each]).mean(0) for each in anchors])
+    away = torch.stack([states[prompt.away] for prompt in spec.prompts])
     # from some noise the base draws what is to go even where the anchor itself is asked for
-    return anchor + spec.repulsion * (anchor - text_states(pipeline, [prompt.away])[0])
+    return anchor + spec.repulsion * (anchor - away)
 
 
 class _Records:

@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..model.sampler import draw_latents, text_states
 from ..plan import RetainSpec
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 _RECORDS = 4  # of a picture, at different times
-_BLOCK = 512  # sentences whose states are in memory at once
 _QUERIES = 8  # to a sentence
 _UNGUIDED_QUERIES = 4096  # to the empty prompt
 _SEED = 400_000_000  # far from the shipped suites' seeds
@@ -63,6 +63,7 @@ class RetainedLanguage:
     ) -> None:
         self._pipeline, self._sampler = pipeline, sampler
         self.sentences = vocabulary_sentences(words, seed)
+        self._states: dict[str, Tensor] = {}
         self._named = cache(self._moments_of)
         self._asked = cache(self._asked_by_pictures)
 
@@ -90,10 +91,13 @@ class RetainedLanguage:
 
     def _moments_of(self, sentences: tuple[str, ...], shown: tuple[str, ...], each: int = _QUERIES) -> Moments:
         """Sums over sentences, asked by pictures of the sentences ``shown``."""
-        asked = self._asked(shown)
-        blocks = [sentences[i : i + _BLOCK] for i in range(0, len(sentences), _BLOCK)]
-        sums = [moments(self._pipeline, asked, text_states(self._pipeline, block), each)[0] for block in blocks]
-        return added(*((1.0, part) for part in sums))
+        return moments(self._pipeline, self._asked(shown), self._states_of(sentences), each)[0]
+
+    def _states_of(self, sentences: Sequence[str]) -> Tensor:
+        """Text states (N, T, d), kept: passes read nearly the same sentences, and the text encoder never changes."""
+        new = [sentence for sentence in sentences if sentence not in self._states]
+        self._states.update(zip(new, text_states(self._pipeline, new), strict=True) if new else ())
+        return torch.stack([self._states[sentence] for sentence in sentences])
 
     def _asked_by_pictures(self, shown: tuple[str, ...]) -> Queries:
         generator = torch.Generator().manual_seed(zlib.crc32("\n".join(shown).encode()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,12 @@ from ..suite import Sampler
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+
+@cache
+def _recogniser(name: str) -> ZeroShot:
+    """One for all passes, which ask for the same names."""
+    return ZeroShot(shipped_model(name))
 
 
 class StopWatch:
@@ -29,7 +36,7 @@ class StopWatch:
     def __init__(self, pipeline: StableDiffusionPipeline, stop: StopSpec, sampler: Sampler, first_seed: int) -> None:
         self._pipeline, self._stop, self._sampler = pipeline, stop, sampler
         self._next_seed = first_seed
-        self._recogniser = ZeroShot(shipped_model(stop.recogniser))
+        self._recogniser = _recogniser(stop.recogniser)
         readings = {
             frame: self._recogniser.text_vectors([frame.replace("{x}", name) for name in (stop.shown, *stop.others)])
             for frame in dict.fromkeys(stop.frames)
