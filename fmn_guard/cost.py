@@ -25,7 +25,6 @@ def estimate(plan: Plan) -> Cost:
     """Counts what a plan will do."""
     language = max((spec.retain.pictures for spec in plan.passes), default=0)  # drawn once for all passes
     images = 2 * len(plan.probes) + sum(map(_pictures, plan.passes)) + language
-    guided = 2 if plan.sampler.guidance > 1 else 1
     trained = sum(spec.steps * spec.batch for spec in plan.passes)
     # pictures of the name and of its anchor, each seen by the base with either sentence
     seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes)
@@ -33,7 +32,7 @@ def estimate(plan: Plan) -> Cost:
         passes=len(plan.passes),
         training_steps=sum(spec.steps for spec in plan.passes),
         images=images,
-        unet_evaluations=images * plan.sampler.steps * guided + trained + seen,
+        unet_evaluations=images * plan.sampler.evaluations + trained + seen,
     )
 
 

@@ -10,6 +10,7 @@ import rich_click as click
 
 from ..facts import describe_checkpoint
 from ..manifest import CheckpointRef
+from ..suite import Sampler
 from .console import shown, talk
 from .device import device_option
 
@@ -57,12 +58,13 @@ def sample(
     from ..model.sampler import draw
 
     texts = [prompt for prompt in prompts for _ in range(count)]
+    sampler = Sampler(steps=steps, guidance=guidance)
     seeds = [seed + i for _ in prompts for i in range(count)]
     pipeline = load_pipeline(base.folder, device)
-    columns = [draw(pipeline, texts, seeds, steps=steps, guidance=guidance)]
+    columns = [draw(pipeline, texts, seeds, sampler)]
     if patch is not None:
         apply_patch(pipeline, patch, base.facts.identity)
-        columns.append(draw(pipeline, texts, seeds, steps=steps, guidance=guidance))
+        columns.append(draw(pipeline, texts, seeds, sampler))
     _sheet(prompts, count, columns).save(output)
     talk(f"wrote {shown(output)}")
 

@@ -101,14 +101,7 @@ class RetainedLanguage:
 
     def _asked_by_pictures(self, shown: tuple[str, ...]) -> Queries:
         generator = torch.Generator().manual_seed(zlib.crc32("\n".join(shown).encode()))
-        latents = draw_latents(
-            self._pipeline,
-            shown,
-            range(_SEED, _SEED + len(shown)),
-            steps=self._sampler.steps,
-            guidance=self._sampler.guidance,
-            size=self._sampler.size,
-            batch=8,
-        ).repeat(_RECORDS, 1, 1, 1)
+        seeds = range(_SEED, _SEED + len(shown))
+        latents = draw_latents(self._pipeline, shown, seeds, self._sampler, batch=8).repeat(_RECORDS, 1, 1, 1)
         x_t, t = noised(self._pipeline, latents, generator)
         return queries(self._pipeline, x_t, t, text_states(self._pipeline, shown).repeat(_RECORDS, 1, 1), generator)

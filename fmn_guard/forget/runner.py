@@ -145,10 +145,7 @@ def _pictured(spec: PassSpec) -> list[TrainingPrompt]:
 
 def _draw(pipeline: StableDiffusionPipeline, plan: Plan, prompts: list[str], first_seed: int) -> Tensor:
     seeds = range(first_seed, first_seed + len(prompts))
-    sampler = plan.sampler
-    return draw_latents(
-        pipeline, prompts, seeds, steps=sampler.steps, guidance=sampler.guidance, size=sampler.size, batch=8
-    )
+    return draw_latents(pipeline, prompts, seeds, plan.sampler, batch=8)
 
 
 class _Done(Record):

@@ -47,13 +47,6 @@ class StopWatch:
         """Mean probability, in [0, 1], that a stop picture shows the concept rather than anything else."""
         seeds = range(self._next_seed, self._next_seed + len(self._stop.prompts))
         self._next_seed = seeds.stop
-        latents = draw_latents(
-            self._pipeline,
-            self._stop.prompts,
-            seeds,
-            steps=self._sampler.steps,
-            guidance=self._sampler.guidance,
-            batch=self._sampler.batch,
-        )
+        latents = draw_latents(self._pipeline, self._stop.prompts, seeds, self._sampler)
         chosen = self._recogniser.choose(decode(self._pipeline, latents), self._readings)
         return chosen[:, 0].mean().item()

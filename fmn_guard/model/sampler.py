@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..progress import Progress, silent
+from ..suite import Sampler
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -60,11 +61,9 @@ def draw_latents(
     pipeline: StableDiffusionPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
+    sampler: Sampler,
     *,
-    steps: int,
-    guidance: float,
-    size: int | None = None,
-    batch: int = 16,
+    batch: int | None = None,
     progress: Progress = silent,
 ) -> Tensor:
     """Samples latents with DPM-Solver++ (2M) and classifier-free guidance.
@@ -73,10 +72,8 @@ def draw_latents(
         pipeline: the model.
         prompts: one a picture.
         seeds: one a picture.
-        steps: denoising steps.
-        guidance: guidance scale; 1 is none and costs half.
-        size: pixels; None for the checkpoint's own.
-        batch: pictures at once; changes the last bits of a picture.
+        sampler: how; its threads are the caller's to set.
+        batch: pictures at once, which changes the last bits of a picture; None for the sampler's.
         progress: told after each batch.
 
     Returns:
@@ -84,25 +81,26 @@ def draw_latents(
     """
     unique = list(dict.fromkeys(["", *prompts]))
     states = dict(zip(unique, text_states(pipeline, unique), strict=True))
+    batch = batch or sampler.batch
     drawn = []
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
-        x = starting_noise(pipeline, seeds[part], size).to(pipeline.device)
+        x = starting_noise(pipeline, seeds[part], sampler.size).to(pipeline.device)
         text = torch.stack([states[p] for p in prompts[part]])
-        if guidance > 1:
-            text = torch.cat([states[""].expand_as(text), text])
+        both_texts = torch.cat([states[""].expand_as(text), text])
         # stated in full: a checkpoint may ask for the stochastic variant, which draws from the global generator
         scheduler = DPMSolverMultistepScheduler.from_config(
             pipeline.scheduler.config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
         )
-        scheduler.set_timesteps(steps, device=pipeline.device)
+        scheduler.set_timesteps(sampler.steps, device=pipeline.device)
         x = x * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
-            both = torch.cat([x, x]) if guidance > 1 else x
-            predicted = pipeline.unet(scheduler.scale_model_input(both, t), t, text).sample
-            if guidance > 1:
-                free, guided = predicted.chunk(2)
-                predicted = free + guidance * (guided - free)
+        for step, t in enumerate(scheduler.timesteps):
+            scaled = scheduler.scale_model_input(x, t)
+            if sampler.guidance > 1 and step < sampler.steps - sampler.unguided:
+                free, named = pipeline.unet(torch.cat([scaled, scaled]), t, both_texts).sample.chunk(2)
+                predicted = free + sampler.guidance * (named - free)
+            else:
+                predicted = pipeline.unet(scaled, t, text).sample
             x = scheduler.step(predicted, t, x).prev_sample
         drawn.append(x)
         progress("drawing", min(start + batch, len(prompts)), len(prompts))
@@ -133,12 +131,8 @@ def draw(
     pipeline: StableDiffusionPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    *,
-    steps: int,
-    guidance: float,
-    size: int | None = None,
-    batch: int = 16,
+    sampler: Sampler,
 ) -> list[Image.Image]:
     """Draws pictures; see `draw_latents`."""
-    latents = draw_latents(pipeline, prompts, seeds, steps=steps, guidance=guidance, size=size, batch=batch)
+    latents = draw_latents(pipeline, prompts, seeds, sampler)
     return [Image.fromarray(pixels) for pixels in to_pixels(decode(pipeline, latents))]
