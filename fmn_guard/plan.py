@@ -14,7 +14,7 @@ from .errors import InputError
 from .facts import Checkpoint, ModelFacts
 from .manifest import Concept, Correction, Labels, Manifest, minors_in
 from .presets import PRESETS, Preset
-from .probes import Probe, probes_of
+from .probes import Probe, probes_between, probes_of
 from .record import Digest, Record, Slug, digest
 from .sentences import FUNCTION_WORDS, content_words, stand_in_words, stop_sentences, training_sentences
 from .source import Source
@@ -166,6 +166,8 @@ class Plan(Record):
     """Passes, in order."""
     probes: tuple[Probe, ...]
     """Pictures to draw on either side."""
+    between: Annotated[tuple[tuple[str, ...], ...], Field(exclude_if=lambda ids: not ids)] = ()
+    """Ids of probes that are drawn after each pass but the last as well, with the model as it then is."""
     sampler: Sampler
     """How they are drawn."""
     recogniser: RecogniserSpec
@@ -225,6 +227,7 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
         base_pinned=pinned is not None,
         passes=passes,
         probes=probes,
+        between=probes_between(probes, [spec.slug for spec in passes], suite.spec.counts),
         sampler=suite.spec.sampler,
         recogniser=suite.spec.recogniser,
         detectors=suite.spec.detectors,

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
 
 import fmn_guard
 
 from .errors import BrokenChain, InputError
-from .evidence import Audit, Instrument, PassRecords, Side
+from .evidence import Audit, Instrument, PassMatrix, PassRecords, Side
 from .findings import (
     NAMED,
     SHOWN,
@@ -31,6 +33,7 @@ from .findings import (
     verdict_of,
     worst,
 )
+from .matrix import pass_matrix, rebounds
 from .metrics import DetectorTally, Evidence, drop_of, gather, most_like, suppression, tally
 from .plan import PassKind, PassSpec, Plan
 from .policy import ReleasePolicy
@@ -183,6 +186,8 @@ class Report(Record):
     """In the order of the passes."""
     retained: tuple[RetainedSummary, ...]
     """In the plan's order."""
+    matrix: Annotated[PassMatrix | None, Field(exclude_if=lambda matrix: matrix is None)] = None
+    """How often each concept, and what is retained, was shown after each pass; None where nobody looked."""
     tallies: tuple[DetectorTally, ...]
     """What detectors saw."""
     counts: tuple[SideCounts, ...]
@@ -192,7 +197,7 @@ class Report(Record):
     not_tested: tuple[str, ...]
     """What the verdict says nothing about."""
     warnings: tuple[str, ...]
-    """What to know beside the findings: suites too small for a limit, passes that diverged."""
+    """What to know beside the findings: suites too small for a limit, passes that diverged, concepts that came back."""
     instruments: tuple[Instrument, ...]
     """Who measured."""
 
@@ -222,6 +227,9 @@ def judge(
     """
     _check_passes(plan, audit, passes)
     evidence, spec = gather(plan, audit), policy.spec
+    matrix = pass_matrix(evidence, audit.between)
+    if matrix != audit.matrix:
+        raise BrokenChain("the audit's matrix is not what its pictures come to", hint="audit the patched model again")
     if spec.waivers and judged_on is None:
         raise InputError(
             f"policy {policy.metadata.name} has waivers, which expire, and no day of judging is given",
@@ -259,11 +267,12 @@ def judge(
         signature=spec.evidence.signature,
         concepts=tuple(_concept(evidence, subject, findings, spec.confidence) for subject in plan.passes),
         retained=tuple(_retained(evidence)),
+        matrix=matrix,
         tallies=tally(evidence),
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
         unscored=tuple(_unscored(evidence)),
         not_tested=tuple(not_tested(evidence, ruled, spec)),
-        warnings=(*undecidable(plan, policy), *_trouble(passes), *_taken_over(evidence)),
+        warnings=(*undecidable(plan, policy), *_trouble(passes), *_rebounds(matrix), *_taken_over(evidence)),
         instruments=audit.instruments,
     )
 
@@ -367,6 +376,10 @@ def _trouble(passes: PassRecords | None) -> Iterator[str]:
             yield f"Pass {done.slug} diverged after {done.steps} steps."
         if done.stopped == "no-steps":
             yield f"Pass {done.slug} took no step."
+
+
+def _rebounds(matrix: PassMatrix | None) -> Iterator[str]:
+    yield from (each.words for each in (rebounds(matrix) if matrix else ()))
 
 
 def _taken_over(evidence: Evidence) -> Iterator[str]:

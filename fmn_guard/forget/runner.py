@@ -24,6 +24,7 @@ from ..record import Digest, Record, bytes_digest, write_atomic, write_record
 from .patch import write_patch
 from .resteer import resteer
 from .retain import RetainedLanguage
+from .states import keep_state, state_digests
 from .watch import StopWatch
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def run_plan(
     Args:
         plan: from `compile_plan`.
         checkpoint: the base that the plan was made for.
-        out: run folder; receives ``patch.safetensors`` and ``passes.json``.
+        out: run folder; receives ``patch.safetensors``, ``passes.json`` and, where the plan looks between passes, the
+            patches as they were there.
         device: where to compute.
         progress: told of each step.
 
@@ -63,6 +65,7 @@ def run_plan(
         for spec in plan.passes[len(records) :]:
             with threads(spec.threads):
                 records.append(_run_pass(pipeline, layers, spec, plan, checkpoint, language, progress))
+            keep_state(out, plan, len(records), {name: layer.edit for name, layer in layers.items()})
             ledger.keep(layers, records)
         edits = {name: layer.edit for name, layer in layers.items()}
         patch_digest = write_patch(
@@ -73,7 +76,11 @@ def run_plan(
             concepts=[spec.slug for spec in plan.passes],
         )
     result = PassRecords(
-        plan_digest=plan.digest, base_digest=plan.base.identity, passes=tuple(records), patch_digest=patch_digest
+        plan_digest=plan.digest,
+        base_digest=plan.base.identity,
+        passes=tuple(records),
+        patch_digest=patch_digest,
+        states=state_digests(out, plan),
     )
     write_record(out / "passes.json", result)
     ledger.close()

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..evidence import PassRecords
+from ..evidence import MatrixCell, PassMatrix, PassRecords
 from ..frameworks import ControlEvidence
 from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
@@ -24,6 +24,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks:
         "Findings": _findings(report),
         "Waivers": _waivers(report),
         "Retained": retained(report),
+        "Concepts by passes": _matrix(report.matrix),
         "Drawn instead": _drawn(report),
         "Detectors": _detectors(report),
         "Passes": _passes(passes),
@@ -169,6 +170,20 @@ def _passes(passes: PassRecords | None) -> Iterator[str]:
         for p in (passes.passes if passes else ())
     )
     yield from table(header, rows)
+
+
+def _matrix(matrix: PassMatrix | None) -> Iterator[str]:
+    if matrix is not None:
+        yield "Shown after each pass, those above it included; between passes few pictures are drawn, and none judged."
+        yield ""
+        header = ("Shown", "Base", *(f"After {done}" for done in range(1, len(matrix.concepts) + 1)))
+        named = [(f"{done} {row.name}", row) for done, row in enumerate(matrix.concepts, start=1)]
+        rows = [*named, ("retained", matrix.retained)]
+        yield from table(header, ((name, *map(_shown, (row.base, *row.after))) for name, row in rows))
+
+
+def _shown(cell: MatrixCell | None) -> str:
+    return f"{share(cell.share)} of {cell.n}" if cell else ""
 
 
 def _controls(told: Iterable[Answer]) -> Iterator[str]:

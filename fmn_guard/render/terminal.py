@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..cost import Cost
+from ..matrix import in_brief
 from ..plan import Plan
 from ..report import Outcome, Report
 from ..stats import percent
@@ -59,6 +60,8 @@ def _caption(report: Report, frameworks: Frameworks) -> Text:
         if use.state != "in force"
     ]
     lines = lines or ["Every finding passes." if report.findings else "No rule found anything to judge."]
+    if report.matrix:
+        lines.append(in_brief(report.matrix))
     return Text("\n".join([*lines, *framework_lines(report, frameworks)]))
 
 
@@ -84,7 +87,8 @@ def plan_table(plan: Plan, cost: Cost) -> Table:
     table.add_section()
     table.add_row("", "what must stay", "retained", "", "", str(retained))
     table.caption = Text(
-        f"at most {cost.training_steps:,} training steps, {cost.images:,} pictures, "
+        f"at most {cost.training_steps:,} training steps, {cost.images:,} pictures"
+        f"{f' ({cost.between:,} between passes)' if cost.between else ''}, "
         f"{cost.unet_evaluations:,} UNet evaluations"
     )
     return table
