@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,8 +21,11 @@ class States(Protocol):
         """Lends a base pipeline the weights that it had after so many passes."""
 
 
-Observe = Callable[[str, StableDiffusionPipeline, Sequence[Probe]], Sequence[Observation]]
-"""Draws probes with a model and looks at them; the stage names what was drawn."""
+class Observe(Protocol):
+    """Who draws and looks."""
+
+    def __call__(self, stage: str, model: StableDiffusionPipeline, probes: Sequence[Probe]) -> Sequence[Observation]:
+        """Draws probes with a model and looks at them; the stage names these pictures among others of the probes."""
 
 
 def look_between(plan: Plan, base: StableDiffusionPipeline, states: States, observe: Observe) -> Iterator[Between]:
@@ -32,7 +35,7 @@ def look_between(plan: Plan, base: StableDiffusionPipeline, states: States, obse
         plan: From `compile_plan`.
         base: The checkpoint that the plan starts from; it has its own weights again afterwards.
         states: Its weights after each pass.
-        observe: Who looks.
+        observe: Who draws and looks.
     """
     probes = {probe.id: probe for probe in plan.probes}
     for done, ids in enumerate(plan.between, start=1):
