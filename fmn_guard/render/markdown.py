@@ -174,7 +174,7 @@ def _passes(passes: PassRecords | None) -> Iterator[str]:
 
 def _matrix(matrix: PassMatrix | None) -> Iterator[str]:
     if matrix is not None:
-        yield "Shown after each pass, those above it included; between passes few pictures are drawn, and none judged."
+        yield "How often each was shown after each pass. Between passes few pictures are drawn, and none is judged."
         yield ""
         header = ("Shown", "Base", *(f"After {done}" for done in range(1, len(matrix.concepts) + 1)))
         named = [(f"{done} {row.name}", row) for done, row in enumerate(matrix.concepts, start=1)]
