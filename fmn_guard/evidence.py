@@ -15,11 +15,12 @@ class PassRecord(Record):
     """What one pass did."""
 
     slug: Slug
-    """The concept or correction."""
+    """The concept or correction; ``joint`` of all at once, ``merge`` of what came of passes apart."""
     steps: int
     """Optimiser steps taken after the closed-form solution."""
-    stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"]
-    """Why it ended: no stop picture shows it, step ceiling, nothing to do, or a loss that is not a number."""
+    stopped: Literal["forgotten", "ceiling", "no-steps", "diverged", "merged"]
+    """Why it ended: no stop picture shows it, step ceiling, nothing to do, a loss that is not a number, or that this is
+    no pass but the merger of all."""
     still_shown: tuple[float, ...]
     """Mean probability at each look, in [0, 1], that a stop picture shows it; empty where nobody looks."""
     attention_mass: tuple[float, ...]

@@ -42,6 +42,7 @@ class Preset:
     stop_pictures: int
     look_every: int
     gone: float
+    merge_preserve: float
     threads: int
 
 
@@ -74,6 +75,7 @@ PRESETS = {
         stop_pictures=24,
         look_every=12,
         gone=0.005,
+        merge_preserve=1.0,
         threads=2,
     ),
 }

@@ -231,7 +231,12 @@ def test_plan_table_tells_what_is_drawn_between_passes(monkeypatch: pytest.Monke
 def test_plan_table_shows_passes_probes_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     text = printed(plan_table(PLAN, estimate(PLAN)), monkeypatch)
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines())) <= 80
-    for words in ("small: 2 passes, suite standard", "pistol, gun", "correction", "at most 80 training steps"):
+    for words in (
+        "small: 2 passes, one after another, suite standard",
+        "pistol, gun",
+        "correction",
+        "at most 80 training steps",
+    ):
         assert words in text
 
 

@@ -143,7 +143,7 @@ def resteer(
         still_shown=tuple(looks),
         attention_mass=tuple(_shown(m) for m in masses),
         redirect_error=tuple(_shown(e) for e in errors),
-        drift=_shown(_drift(layers, retained.language)),
+        drift=_shown(drift_of(layers, retained.language)),
         images_digest=images_digest,
     )
 
@@ -152,7 +152,8 @@ def anchored_states(pipeline: StableDiffusionPipeline, spec: PassSpec, prompt: T
     """(T, d), the states that a prompt should deliver instead of its own."""
     anchor = text_states(pipeline, spec.anchors(prompt)).mean(0)
     # from some noise the base draws what is to go even where the anchor itself is asked for
-    return anchor + spec.repulsion * (anchor - text_states(pipeline, [prompt.away])[0])
+    beyond = spec.repulsion if prompt.repulsion is None else prompt.repulsion
+    return anchor + beyond * (anchor - text_states(pipeline, [prompt.away])[0])
 
 
 class _Records:
@@ -255,7 +256,7 @@ def _size(parts: Sequence[Tensor]) -> float:
     return math.sqrt(sum(part.square().sum().item() for part in parts) / sum(part.numel() for part in parts))
 
 
-def _drift(layers: dict[str, EditedLinear], language: Moments) -> float:
+def drift_of(layers: dict[str, EditedLinear], language: Moments) -> float:
     """How far all edits move what is delivered of the language, relative to its size: 0 is not at all."""
 
     def energy(weight: Tensor, name: str) -> float:

@@ -13,6 +13,7 @@ from ..evidence import MatrixCell, PassMatrix, PassRecords
 from ..frameworks import ControlEvidence
 from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
+from ..sequence import IN_WORDS
 from .controls import Answer, Frameworks, answers, rests_on
 from .text import confidence, one_line, share, short
 
@@ -27,7 +28,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks:
         "Concepts by passes": _matrix(report.matrix),
         "Drawn instead": _drawn(report),
         "Detectors": _detectors(report),
-        "Passes": _passes(passes),
+        "Passes": _passes(passes, plan),
         "Pictures": _pictures(report),
         "Warnings": bullets(map(cell, report.warnings)),
         "Not tested": bullets(map(cell, report.not_tested)),
@@ -149,7 +150,10 @@ def _tally_row(t: DetectorTally) -> tuple[str, ...]:
     return t.detector, t.label, f"{t.threshold:g}", *map(str, counts)
 
 
-def _passes(passes: PassRecords | None) -> Iterator[str]:
+def _passes(passes: PassRecords | None, plan: Plan) -> Iterator[str]:
+    if passes and plan.sequence != "sequential":
+        yield f"Concepts were forgotten {IN_WORDS[plan.sequence]}."
+        yield ""
     header = (
         "Pass",
         "Steps",

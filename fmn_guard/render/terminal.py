@@ -10,6 +10,7 @@ from ..cost import Cost
 from ..matrix import in_brief
 from ..plan import Plan
 from ..report import Outcome, Report
+from ..sequence import IN_WORDS
 from ..stats import percent
 from .controls import Frameworks, framework_lines
 
@@ -67,8 +68,9 @@ def _caption(report: Report, frameworks: Frameworks) -> Text:
 
 def plan_table(plan: Plan, cost: Cost) -> Table:
     """One line per pass, then what the whole plan costs; fits 80 columns."""
+    how = f", {IN_WORDS[plan.sequence]}" if cost.passes > 1 else ""
     table = Table(
-        title=Text(f"{plan.name}: {cost.passes} passes, suite {plan.suite}"),
+        title=Text(f"{plan.name}: {cost.passes} passes{how}, suite {plan.suite}"),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
