@@ -30,6 +30,10 @@ class PassRecord(Record):
     drift: float
     """What the passes so far cost words they were not about: root mean square change of what cross-attention values
     deliver of the retained language, relative to its size."""
+    own_drift: Annotated[float | None, Field(exclude_if=lambda drift: drift is None)] = None
+    """The same of what this pass alone changed."""
+    rolled_back: Annotated[tuple[float, ...], Field(exclude_if=lambda drifts: not drifts)] = ()
+    """The same of each earlier attempt at it, which was over the plan's budget and taken back."""
     images_digest: Digest
     """Digest over the pictures it forgot from."""
 

@@ -69,8 +69,10 @@ class Rebound(NamedTuple):
         return f"Rebound: {self.name} was shown in {own} pictures after its own pass, in {most} after {self.after}."
 
 
-def rebounds(matrix: PassMatrix) -> Iterator[Rebound]:
-    """What came back while later passes ran."""
+def rebounds(matrix: PassMatrix | None) -> Iterator[Rebound]:
+    """What came back while later passes ran; nothing where nobody looked."""
+    if matrix is None:
+        return
     for row in matrix.concepts:
         cells = [(cell, of.name) for cell, of in zip(row.after, matrix.concepts, strict=True) if cell]
         own, (most, after) = cells[0][0], max(cells, key=lambda each: each[0].share or 0.0)

@@ -77,6 +77,17 @@ class StopSpec(Record):
     """Mean probability, in [0, 1], below which none of the pictures even hints at it, and the pass ends."""
 
 
+class RollbackSpec(Record):
+    """When a pass is taken back and run again at a lower dose."""
+
+    drift: float
+    """Most that it may cost the retained language by itself, measured as `PassRecord.drift` is."""
+    retries: int
+    """How often it is run again."""
+    gentler: float
+    """What, each time, the weight of the language in the closed form is multiplied by and the learning rate divided."""
+
+
 class PassSpec(Record):
     """One Forget-Me-Not pass, fully resolved."""
 
@@ -134,6 +145,8 @@ class PassSpec(Record):
     """What that weight is multiplied by, in (0, 1], after each look that still shows the concept."""
     retain: RetainSpec
     """What it must leave alone."""
+    rollback: Annotated[RollbackSpec | None, Field(exclude_if=lambda spec: spec is None)] = None
+    """When it is taken back; None where it never is."""
     seed: int
     """Seed of all it draws."""
     threads: int
@@ -383,6 +396,7 @@ def _pass(
             sentences=preset.language_sentences,
             pictures=preset.language_pictures,
         ),
+        rollback=RollbackSpec(drift=preset.drift_budget, retries=preset.retries, gentler=preset.gentler),
         seed=eraser.seed + index,
         threads=preset.threads,
     )

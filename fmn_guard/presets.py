@@ -43,6 +43,9 @@ class Preset:
     look_every: int
     gone: float
     merge_preserve: float
+    drift_budget: float
+    retries: int
+    gentler: float
     threads: int
 
 
@@ -76,6 +79,9 @@ PRESETS = {
         look_every=12,
         gone=0.005,
         merge_preserve=1.0,
+        drift_budget=0.15,  # about twice what passes of this preset cost: it is there for the one that goes wrong
+        retries=2,
+        gentler=2.0,
         threads=2,
     ),
 }

@@ -38,6 +38,7 @@ from .metrics import DetectorTally, Evidence, drop_of, gather, most_like, suppre
 from .plan import PassKind, PassSpec, Plan
 from .policy import ReleasePolicy
 from .record import Digest, Record, Slug, digest
+from .sequence import passes_run
 from .stats import Interval, wider
 from .untested import not_tested
 from .waivers import WaiverUse, expired, settle
@@ -272,7 +273,12 @@ def judge(
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
         unscored=tuple(_unscored(evidence)),
         not_tested=tuple(not_tested(evidence, ruled, spec)),
-        warnings=(*undecidable(plan, policy), *_trouble(passes), *_rebounds(matrix), *_taken_over(evidence)),
+        warnings=(
+            *undecidable(plan, policy),
+            *_trouble(plan, passes),
+            *(each.words for each in rebounds(matrix)),
+            *_taken_over(evidence),
+        ),
         instruments=audit.instruments,
     )
 
@@ -370,16 +376,17 @@ def _unscored(evidence: Evidence) -> Iterator[Unscored]:
             yield Unscored(side=side, reason=reason, count=n)
 
 
-def _trouble(passes: PassRecords | None) -> Iterator[str]:
+def _trouble(plan: Plan, passes: PassRecords | None) -> Iterator[str]:
+    budgets = {spec.slug: spec.rollback.drift for spec in passes_run(plan) if spec.rollback}
     for done in passes.passes if passes else ():
         if done.stopped == "diverged":
             yield f"Pass {done.slug} diverged after {done.steps} steps."
         if done.stopped == "no-steps":
             yield f"Pass {done.slug} took no step."
-
-
-def _rebounds(matrix: PassMatrix | None) -> Iterator[str]:
-    yield from (each.words for each in (rebounds(matrix) if matrix else ()))
+        if done.rolled_back:
+            yield f"Pass {done.slug} went over its drift budget {len(done.rolled_back)} times and was taken back."
+        if (done.own_drift or 0) > (budget := budgets.get(done.slug, 1.0)):
+            yield f"Pass {done.slug} is over its drift budget: {done.own_drift:.3f} of {budget:.3f}."
 
 
 def _taken_over(evidence: Evidence) -> Iterator[str]:

@@ -256,14 +256,20 @@ def _size(parts: Sequence[Tensor]) -> float:
     return math.sqrt(sum(part.square().sum().item() for part in parts) / sum(part.numel() for part in parts))
 
 
-def drift_of(layers: dict[str, EditedLinear], language: Moments) -> float:
-    """How far all edits move what is delivered of the language, relative to its size: 0 is not at all."""
+def drift_of(layers: dict[str, EditedLinear], language: Moments, since: dict[str, Tensor] | None = None) -> float:
+    """How far edits move what is delivered of the language, relative to its size: 0 is not at all.
+
+    Args:
+        layers: all layers.
+        language: its moments.
+        since: edits from which it is measured; from none by default.
+    """
 
     def energy(weight: Tensor, name: str) -> float:
         parts = layers[name].by_head(weight)
         return (parts @ language[name] * parts).sum().item()
 
-    moved = sum(energy(layer.edit, name) for name, layer in layers.items())
+    moved = sum(energy(layer.edit - since[name] if since else layer.edit, name) for name, layer in layers.items())
     return math.sqrt(moved / sum(energy(layer.frozen.weight, name) for name, layer in layers.items()))
 
 

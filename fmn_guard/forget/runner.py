@@ -26,6 +26,7 @@ from .merge import Alone, merge
 from .patch import write_patch
 from .resteer import drift_of, resteer
 from .retain import RetainedLanguage
+from .rollback import within_budget
 from .states import keep_state, state_digests
 from .watch import StopWatch
 
@@ -190,7 +191,13 @@ def _run_pass(
     with speaking_as_base(layers):
         anchors = torch.cat([_pictures_of_anchors(pipeline, part, plan) for part in parts])
         retained = language.moments(spec.retain)
-    return resteer(pipeline, layers, spec, torch.cat([latents, anchors]), retained, shown, still_shown, progress)
+    seen = torch.cat([latents, anchors])
+    return within_budget(
+        layers,
+        spec,
+        retained.language,
+        lambda dose: resteer(pipeline, layers, dose, seen, retained, shown, still_shown, progress),
+    )
 
 
 def _pictures_to_forget(
