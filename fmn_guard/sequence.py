@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from .manifest import SequenceMode
@@ -25,13 +26,15 @@ def joined(passes: Sequence[PassSpec]) -> PassSpec:
 
     It takes as many steps as they do together, and looks as often as one of them; each sentence is led as far as in its
     own pass. In its closed form the language weighs 1 / sum(1 / beta), so that each concept's states weigh against it
-    as in a pass of its own.
+    as in a pass of its own. Its drift budget is that of changes which have nothing to do with one another: sqrt(n) of
+    one.
 
     Args:
         passes: At least one; settings that a plan gives all passes are taken from the first.
     """
     first = passes[0]
     every = sum(spec.stop.every for spec in passes if spec.stop)
+    drift = first.rollback.drift * math.sqrt(len(passes)) if first.rollback else 0.0
     return first.model_copy(
         update={
             "slug": "joint",
@@ -48,6 +51,7 @@ def joined(passes: Sequence[PassSpec]) -> PassSpec:
             "steps": sum(spec.steps for spec in passes),
             "stop": first.stop.model_copy(update={"every": every}) if first.stop else None,
             "preserve": 1 / sum(1 / spec.preserve for spec in passes),
+            "rollback": first.rollback.model_copy(update={"drift": drift}) if first.rollback else None,
             "retain": first.retain.model_copy(
                 update={"kept": tuple(dict.fromkeys(s for spec in passes for s in spec.retain.kept)), "forgotten": ()}
             ),

@@ -106,6 +106,16 @@ def test_joint_pass_over_alike_concepts_weighs_each_as_its_own_pass_does() -> No
     assert joined(three[:1]).preserve == pytest.approx(three[0].preserve)
 
 
+def test_joint_pass_may_cost_what_changes_of_its_concepts_come_to_together(
+    quickstart: Manifest, suite: AuditSuite, base: Checkpoint
+) -> None:
+    plan = planned(quickstart, suite, base, sequence="joint")
+    (whole,) = passes_run(plan)
+    budgets = [spec.rollback.drift for spec in plan.passes if spec.rollback]
+    assert whole.rollback is not None
+    assert whole.rollback.drift == pytest.approx(sum(b**2 for b in budgets) ** 0.5)
+
+
 def test_merging_without_a_retained_language_is_refused(
     quickstart: Manifest, suite: AuditSuite, base: Checkpoint
 ) -> None:
