@@ -146,7 +146,7 @@ class PassSpec(Record):
     retain: RetainSpec
     """What it must leave alone."""
     rollback: Annotated[RollbackSpec | None, Field(exclude_if=lambda spec: spec is None)] = None
-    """When it is taken back; None where it never is."""
+    """When it is taken back; None where no language is protected."""
     seed: int
     """Seed of all it draws."""
     threads: int
@@ -396,7 +396,9 @@ def _pass(
             sentences=preset.language_sentences,
             pictures=preset.language_pictures,
         ),
-        rollback=RollbackSpec(drift=preset.drift_budget, retries=preset.retries, gentler=preset.gentler),
+        rollback=None
+        if damping == "off"
+        else RollbackSpec(drift=preset.drift_budget, retries=preset.retries, gentler=preset.gentler),
         seed=eraser.seed + index,
         threads=preset.threads,
     )

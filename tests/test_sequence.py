@@ -116,6 +116,15 @@ def test_joint_pass_may_cost_what_changes_of_its_concepts_come_to_together(
     assert whole.rollback.drift == pytest.approx(sum(b**2 for b in budgets) ** 0.5)
 
 
+def test_pass_that_protects_no_language_has_no_budget(
+    quickstart: Manifest, suite: AuditSuite, base: Checkpoint
+) -> None:
+    assert all(spec.rollback for spec in planned(quickstart, suite, base).passes)
+    for sequence in ("sequential", "joint"):
+        plan = planned(quickstart, suite, base, projection="off", sequence=sequence)
+        assert {spec.rollback for spec in passes_run(plan)} == {None}
+
+
 def test_merging_without_a_retained_language_is_refused(
     quickstart: Manifest, suite: AuditSuite, base: Checkpoint
 ) -> None:
