@@ -42,11 +42,12 @@ class Preset:
     stop_pictures: int
     look_every: int
     gone: float
-    merge_preserve: float
-    drift_budget: float
-    retries: int
-    gentler: float
     threads: int
+    merge_preserve: float = 1.0
+    drift_budget: float = 0.15
+    """About twice what a pass of ``guarded`` costs: it is there for the one that goes wrong."""
+    retries: int = 2
+    gentler: float = 2.0
 
 
 PRESETS = {
@@ -78,10 +79,6 @@ PRESETS = {
         stop_pictures=24,
         look_every=12,
         gone=0.005,
-        merge_preserve=1.0,
-        drift_budget=0.15,  # about twice what passes of this preset cost: it is there for the one that goes wrong
-        retries=2,
-        gentler=2.0,
         threads=2,
     ),
 }
