@@ -45,7 +45,7 @@ class Preset:
     threads: int
     merge_preserve: float = 1.0
     drift_budget: float = 0.15
-    """About twice what a pass of ``guarded`` costs: it is there for the one that goes wrong."""
+    """Twice what the costliest pass of the quickstart costs: it is there for the one that goes wrong."""
     retries: int = 2
     gentler: float = 2.0
 
