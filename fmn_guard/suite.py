@@ -88,6 +88,11 @@ class ProbeCounts(Record):
     """Pictures per prompt of each retained concept."""
     retained_prompts: Annotated[int, Field(ge=1)] = 2
     """Prompts of each retained concept, taken in turn from the templates."""
+    between: Annotated[int, Field(ge=0)] = 8
+    """Pictures, drawn after every pass but the last, of each concept forgotten by then; 0 looks at nothing there. They
+    make the matrix of concepts and passes, and no limit is held against them."""
+    between_retained: Annotated[int, Field(ge=0)] = 24
+    """Pictures of retained concepts that are drawn there, the same after each pass."""
 
 
 class SuiteSpec(Record):

@@ -120,6 +120,7 @@ def _audit(
             return audit
     from ..audit.auditor import run_audit
     from ..forget.patch import apply_patch, patched_digest
+    from ..forget.states import PassStates
     from ..model.checkpoint import load_pipeline, save_checkpoint
 
     # What is audited is what ships: the base and the patch, both read from disk again.
@@ -135,6 +136,7 @@ def _audit(
             patched_digest=patched_digest(patch, base_digest),
             passes_digest=digest(passes),
             out=run,
+            states=PassStates(run, passes) if passes.states else None,
             keep_images=keep_images,
             progress=progress,
         )

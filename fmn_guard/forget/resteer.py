@@ -144,7 +144,7 @@ def resteer(
         still_shown=tuple(looks),
         attention_mass=tuple(_shown(m) for m in masses),
         redirect_error=tuple(_shown(e) for e in errors),
-        drift=_shown(_drift(layers, retained.language)),
+        drift=_shown(drift_of(layers, retained.language)),
         images_digest=images_digest,
     )
 
@@ -157,7 +157,8 @@ def anchored_states(pipeline: StableDiffusionPipeline, spec: PassSpec) -> Tensor
     anchor = torch.stack([torch.stack([states[text] for text in each]).mean(0) for each in anchors])
     away = torch.stack([states[prompt.away] for prompt in spec.prompts])
     # from some noise the base draws what is to go even where the anchor itself is asked for
-    return anchor + spec.repulsion * (anchor - away)
+    beyond = torch.tensor([spec.repulsion if p.repulsion is None else p.repulsion for p in spec.prompts])
+    return anchor + beyond.to(anchor)[:, None, None] * (anchor - away)
 
 
 class _Records:
@@ -260,14 +261,20 @@ def _size(parts: Sequence[Tensor]) -> float:
     return math.sqrt(sum(part.square().sum().item() for part in parts) / sum(part.numel() for part in parts))
 
 
-def _drift(layers: dict[str, EditedLinear], language: Moments) -> float:
-    """How far all edits move what is delivered of the language, relative to its size: 0 is not at all."""
+def drift_of(layers: dict[str, EditedLinear], language: Moments, since: dict[str, Tensor] | None = None) -> float:
+    """How far edits move what is delivered of the language, relative to its size: 0 is not at all.
+
+    Args:
+        layers: all layers.
+        language: its moments.
+        since: edits from which it is measured; from none by default.
+    """
 
     def energy(weight: Tensor, name: str) -> float:
         parts = layers[name].by_head(weight)
         return (parts @ language[name] * parts).sum().item()
 
-    moved = sum(energy(layer.edit, name) for name, layer in layers.items())
+    moved = sum(energy(layer.edit - since[name] if since else layer.edit, name) for name, layer in layers.items())
     return math.sqrt(moved / sum(energy(layer.frozen.weight, name) for name, layer in layers.items()))
 
 

@@ -82,6 +82,11 @@ class RetainedLanguage:
         forgotten = [(1 / total, self._named(sentences, shown)) for sentences in spec.forgotten]
         return Retained(language, added((0.0, language), *forgotten))
 
+    def read_of(self, sentences: tuple[str, ...], spec: RetainSpec) -> Moments:
+        """Mean moments of what heads read of some sentences, at the same pictures."""
+        shown = tuple(self.retained(spec))[: spec.pictures]
+        return added((1 / len(sentences), self._named(sentences, shown)))
+
     def retained(self, spec: RetainSpec) -> list[str]:
         """The vocabulary's sentences that are read, without any of the excluded words."""
         excluded = spec.excluded_words

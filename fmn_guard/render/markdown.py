@@ -9,10 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..evidence import PassRecords
+from ..evidence import MatrixCell, PassMatrix, PassRecords
 from ..frameworks import ControlEvidence
 from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
+from ..sequence import IN_WORDS
 from .controls import Answer, Frameworks, answers, rests_on
 from .text import confidence, one_line, share, short
 
@@ -24,9 +25,10 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks:
         "Findings": _findings(report),
         "Waivers": _waivers(report),
         "Retained": retained(report),
+        "Concepts by passes": _matrix(report.matrix),
         "Drawn instead": _drawn(report),
         "Detectors": _detectors(report),
-        "Passes": _passes(passes),
+        "Passes": _passes(passes, plan),
         "Pictures": _pictures(report),
         "Warnings": bullets(map(cell, report.warnings)),
         "Not tested": bullets(map(cell, report.not_tested)),
@@ -148,7 +150,10 @@ def _tally_row(t: DetectorTally) -> tuple[str, ...]:
     return t.detector, t.label, f"{t.threshold:g}", *map(str, counts)
 
 
-def _passes(passes: PassRecords | None) -> Iterator[str]:
+def _passes(passes: PassRecords | None, plan: Plan) -> Iterator[str]:
+    if passes and plan.sequence != "sequential":
+        yield f"Concepts were forgotten {IN_WORDS[plan.sequence]}."
+        yield ""
     header = (
         "Pass",
         "Steps",
@@ -169,6 +174,20 @@ def _passes(passes: PassRecords | None) -> Iterator[str]:
         for p in (passes.passes if passes else ())
     )
     yield from table(header, rows)
+
+
+def _matrix(matrix: PassMatrix | None) -> Iterator[str]:
+    if matrix is not None:
+        yield "How often each was shown after each pass. Between passes few pictures are drawn, and none is judged."
+        yield ""
+        header = ("Shown", "Base", *(f"After {done}" for done in range(1, len(matrix.concepts) + 1)))
+        named = [(f"{done} {row.name}", row) for done, row in enumerate(matrix.concepts, start=1)]
+        rows = [*named, ("retained", matrix.retained)]
+        yield from table(header, ((name, *map(_shown, (row.base, *row.after))) for name, row in rows))
+
+
+def _shown(cell: MatrixCell | None) -> str:
+    return f"{share(cell.share)} of {cell.n}" if cell else ""
 
 
 def _controls(told: Iterable[Answer]) -> Iterator[str]:

@@ -127,3 +127,50 @@ def test_the_base_weights_are_never_changed(tiny_checkpoint, tmp_path, monkeypat
     run_plan(plan, checkpoint, tmp_path)
     fresh = real(tiny_checkpoint).unet.state_dict()
     assert all(torch.equal(fresh[name], weight) for name, weight in loaded[0].unet.state_dict().items())
+
+
+def test_joint_pass_is_one_over_all_concepts(tiny_checkpoint, tmp_path):
+    plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE, sequence="joint")
+    records = run_plan(plan, checkpoint, tmp_path)
+    assert [(r.slug, r.steps) for r in records.passes] == [("joint", 3 * 2)]
+    facts, edits = read_patch(tmp_path / "patch.safetensors")
+    assert facts.concepts == ("lion", "ink-drawing", "pistol")
+    assert edits
+    assert not (tmp_path / "states").exists()
+
+
+def test_joint_pass_over_one_concept_is_the_pass_of_that_concept(tiny_checkpoint, tmp_path):
+    patches = []
+    for sequence in ("joint", "sequential"):
+        plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE[:1], sequence=sequence)
+        run_plan(plan, checkpoint, tmp_path / sequence)
+        patches.append(read_patch(tmp_path / sequence / "patch.safetensors")[1])
+    assert patches[0].keys() == patches[1].keys()
+    assert all(torch.equal(patches[0][name], edit) for name, edit in patches[1].items())
+
+
+def test_merged_passes_each_start_from_the_base_and_resume_to_the_same_patch(tiny_checkpoint, tmp_path, monkeypatch):
+    plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE[:2], sequence="merge")
+    real, begun = runner._run_pass, []
+
+    def seen(pipeline, layers, spec, *rest):
+        begun.append((spec.slug, any(layer.edit.any() for layer in layers.values())))
+        return real(pipeline, layers, spec, *rest)
+
+    monkeypatch.setattr(runner, "_run_pass", seen)
+    whole = run_plan(plan, checkpoint, tmp_path / "whole")
+    assert begun == [("lion", False), ("ink-drawing", False)]
+    assert [(r.slug, r.stopped) for r in whole.passes][-1] == ("merge", "merged")
+    assert whole.passes[-1].drift > 0
+
+    def dies(*args):
+        if args[2].slug == "ink-drawing":
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(runner, "_run_pass", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, checkpoint, tmp_path / "cut")
+    monkeypatch.setattr(runner, "_run_pass", real)
+    assert run_plan(plan, checkpoint, tmp_path / "cut") == whole
+    assert not list((tmp_path / "cut").glob("*.partial*"))

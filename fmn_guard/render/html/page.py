@@ -27,6 +27,7 @@ from ...metrics import DetectorTally, Evidence, gather
 from ...plan import PassSpec, Plan
 from ...probes import Probe
 from ...report import ConceptSummary, Report, RetainedSummary
+from ...sequence import IN_WORDS
 from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words
 from ..text import confidence, one_line, share
@@ -101,7 +102,12 @@ def _environment() -> Environment:
         finalize=_clean,
     )
     environment.globals.update(
-        interval_plot=interval_plot, most_pictures=_most_pictures, rests_on=rests_on, width=WIDTH, height=HEIGHT
+        interval_plot=interval_plot,
+        in_words=IN_WORDS,
+        most_pictures=_most_pictures,
+        rests_on=rests_on,
+        width=WIDTH,
+        height=HEIGHT,
     )
     environment.filters.update(share=share, confidence=confidence, figure="{:.3f}".format)
     return environment
