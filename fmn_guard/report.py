@@ -32,6 +32,7 @@ from .findings import (
     worst,
 )
 from .metrics import DetectorTally, Evidence, drop_of, gather, most_like, suppression, tally
+from .mscore import InReport, MScore, check_chain, summarise
 from .plan import PassKind, PassSpec, Plan
 from .policy import ReleasePolicy
 from .record import Digest, Record, Slug, digest
@@ -185,6 +186,8 @@ class Report(Record):
     """In the plan's order."""
     tallies: tuple[DetectorTally, ...]
     """What detectors saw."""
+    mscore: InReport = None
+    """What inversion finds; None where that was not measured."""
     counts: tuple[SideCounts, ...]
     """Base, then patched."""
     unscored: tuple[Unscored, ...]
@@ -203,6 +206,7 @@ def judge(
     policy: ReleasePolicy,
     passes: PassRecords | None = None,
     *,
+    mscore: MScore | None = None,
     judged_on: date | None = None,
     tool_version: str = fmn_guard.__version__,
 ) -> Report:
@@ -213,6 +217,7 @@ def judge(
         audit: What was measured.
         policy: The limits.
         passes: What the eraser did, when it was fmn-guard's; adds warnings, changes no finding.
+        mscore: What inversion found, where it was tried; told, and changes no finding.
         judged_on: The day against which waivers expire; a policy with waivers needs one.
         tool_version: Version of fmn-guard that judges, or that judged when a report is judged again.
 
@@ -221,6 +226,8 @@ def judge(
         InputError: the policy has waivers, and no day is given.
     """
     _check_passes(plan, audit, passes)
+    if mscore is not None:
+        check_chain(mscore, plan.digest, audit.patched_digest)
     evidence, spec = gather(plan, audit), policy.spec
     if spec.waivers and judged_on is None:
         raise InputError(
@@ -228,6 +235,7 @@ def judge(
             hint="give judged_on",
         )
     ruled = [apply(rule, m, spec) for rule in spec.rules for m in measured(evidence, rule)]
+    inversion = summarise(mscore, spec.confidence) if mscore else None
     findings, waivers = settle(
         (
             *ruled,
@@ -260,9 +268,10 @@ def judge(
         concepts=tuple(_concept(evidence, subject, findings, spec.confidence) for subject in plan.passes),
         retained=tuple(_retained(evidence)),
         tallies=tally(evidence),
+        mscore=inversion,
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
         unscored=tuple(_unscored(evidence)),
-        not_tested=tuple(not_tested(evidence, ruled, spec)),
+        not_tested=tuple(not_tested(evidence, ruled, spec, inversion)),
         warnings=(*undecidable(plan, policy), *_trouble(passes), *_taken_over(evidence)),
         instruments=audit.instruments,
     )

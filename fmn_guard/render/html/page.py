@@ -29,6 +29,7 @@ from ...probes import Probe
 from ...report import ConceptSummary, Report, RetainedSummary
 from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words
+from ..inversion import figure, floor_words
 from ..text import confidence, one_line, share
 from .figures import HEIGHT, WIDTH, Curve, HeatMap, curve, heat_map, interval_plot
 from .samples import Picture, Pictures, lost_pairs, pairs_of
@@ -101,7 +102,13 @@ def _environment() -> Environment:
         finalize=_clean,
     )
     environment.globals.update(
-        interval_plot=interval_plot, most_pictures=_most_pictures, rests_on=rests_on, width=WIDTH, height=HEIGHT
+        cosine=figure,
+        floor_words=floor_words,
+        interval_plot=interval_plot,
+        most_pictures=_most_pictures,
+        rests_on=rests_on,
+        width=WIDTH,
+        height=HEIGHT,
     )
     environment.filters.update(share=share, confidence=confidence, figure="{:.3f}".format)
     return environment
