@@ -415,25 +415,28 @@ def _subject(role: Role, name: str, asked: Sequence[Probe]) -> Subject | None:
     )
 
 
-def estimate(protocol: Protocol, cached: int = 0, seconds_each: float | None = None) -> Cost:
+def estimate(protocol: Protocol, plan: Plan, cached: int = 0, seconds_each: float | None = None) -> Cost:
     """Counts what a protocol will do.
 
     Args:
         protocol: The protocol.
+        plan: The plan it was made from.
         cached: How many of its `Protocol.jobs` are known on the base already.
         seconds_each: How long one UNet evaluation with gradients takes, where that is known.
     """
     jobs, seeds = len(list(protocol.jobs())), len(protocol.inversion.seeds)
     settings = protocol.inversion
     evaluations = (2 * jobs - cached) * seeds * settings.steps * settings.batch
-    drawn = sum(len(s.frames) for s in protocol.subjects if s.given is None)
+    pictures = sum(len(s.frames) for s in protocol.subjects if s.given is None) + 2 * jobs * seeds * protocol.replays
+    # without gradients an evaluation takes half as long
+    drawing = pictures * plan.sampler.steps * (2 if plan.sampler.guidance > 1 else 1) / 2
     return Cost(
         inversions=2 * jobs * seeds,
         cached=cached * seeds,
         steps=settings.steps,
         evaluations=evaluations,
-        pictures=drawn + 2 * jobs * seeds * protocol.replays,
-        seconds=None if seconds_each is None else evaluations * seconds_each,
+        pictures=pictures,
+        seconds=None if seconds_each is None else (evaluations + drawing) * seconds_each,
     )
 
 

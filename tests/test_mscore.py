@@ -138,16 +138,17 @@ def test_given_anchors_are_described_by_the_template(plan: Plan) -> None:
     assert pistol.given == digest("pictures")
 
 
-def test_cost_counts_every_seed_step_and_picture_of_both_models(protocol: Protocol) -> None:
-    cost = estimate(protocol)
+def test_cost_counts_every_seed_step_and_picture_of_both_models(plan: Plan, protocol: Protocol) -> None:
+    cost = estimate(protocol, plan)
     jobs = 4 * 2 + 5  # targets by one token and by four, controls by one
     settings = protocol.inversion
     assert cost.inversions == 2 * jobs * 3
     assert cost.evaluations == cost.inversions * settings.steps * settings.batch
     assert cost.pictures == 9 * 8 + 2 * jobs * 3 * 8
-    cheaper = estimate(protocol, cached=jobs, seconds_each=0.1)
+    cheaper = estimate(protocol, plan, cached=jobs, seconds_each=0.1)
     assert cheaper.evaluations * 2 == cost.evaluations
-    assert cheaper.seconds == pytest.approx(cheaper.evaluations * 0.1)
+    drawing = cost.pictures * 5 * 2 / 2  # 5 steps, guided, without gradients
+    assert cheaper.seconds == pytest.approx((cheaper.evaluations + drawing) * 0.1)
     assert "39 of them known already" in cheaper.words
 
 

@@ -89,7 +89,9 @@ class Bench:
                 run_plan(self._plan, self._checkpoint, out, progress=_said)
         # The first five controls tell the noise floor; the others are retained concepts to be told from the forgotten.
         words = self._checkpoint.words()
-        self._protocol: Protocol = plan_mscore(self._plan, words, controls=LEAST_CONTROLS + RETAINED, replay_tokens=(), replays=4)
+        self._protocol: Protocol = plan_mscore(
+            self._plan, words, controls=LEAST_CONTROLS + RETAINED, replay_tokens=(), replays=4
+        )
 
     def patched(self) -> Iterator[str]:
         """Forgotten and retained on one patched model: can the drop tell them apart?"""

@@ -37,7 +37,7 @@ from .console import Talk, emit, emit_json, keep_quiet, shown, talk
 from .device import device_option
 from .models import audited_model, described
 from .progress import reporting
-from .run import default_folder, index, list_files, open_folder, reports, write_report
+from .run import check_folder, default_folder, index, list_files, open_folder, reports, write_report
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _DEFAULTS = InversionSettings()
 
 
-class _Subject(NamedTuple):
+class _Audited(NamedTuple):
     """What is measured."""
 
     run: Path
@@ -129,21 +129,21 @@ def mscore(
     """
     say = keep_quiet if quiet else talk
     if patched is None:
-        subject = _of_run(Path(run_or_base), base, manifest, out)
+        audited = _of_run(Path(run_or_base), base, out)
     else:
-        subject = _of_checkpoints(run_or_base, patched, manifest, policy, out, base, checkpoint)
-    run, plan = subject.run, subject.plan
+        audited = _of_checkpoints(run_or_base, patched, manifest, policy, out, base, checkpoint)
+    run, plan = audited.run, audited.plan
     pictures = _given(anchors, plan, manifest) if anchors else {}
     protocol = plan_mscore(
         plan,
-        subject.original.words(),
+        audited.original.words(),
         settings=InversionSettings(seeds=tuple(range(seeds)), steps=steps, learning_rate=learning_rate),
         controls=controls,
         replay_tokens=tokens,
         given={slug: (_digest_of(files), len(files)) for slug, files in pictures.items()},
     )
     found = read_mscore(run)
-    if found is not None and found.protocol == protocol and found.patched_digest == subject.patched_digest:
+    if found is not None and found.protocol == protocol and found.patched_digest == audited.patched_digest:
         say(f"re-using {shown(run / FILE)}")
     else:
         found = None
@@ -151,21 +151,21 @@ def mscore(
     if found is None or dry_run:
         from ..model.checkpoint import load_pipeline
 
-        original = load_pipeline(subject.original.folder, device)
+        original = load_pipeline(audited.original.folder, device)
         cost = cost_of(protocol, plan, original, kept)
         if dry_run:
             emit_json(cost) if as_json else click.echo(cost.words)
             return
         say(cost.words)
         open_folder(run, plan)
-        found = _measure(subject, protocol, original, patched, checkpoint, kept, pictures, device, quiet)
-    _conclude(subject, found, say)
+        found = _measure(audited, protocol, original, patched, checkpoint, kept, pictures, device, quiet)
+    _conclude(audited, found, say)
     if as_json:
         emit_json(found)
     else:
         from ..render.inversion import mscore_table
 
-        emit(mscore_table(summarise(found, subject.report.confidence if subject.report else 0.95)))
+        emit(mscore_table(summarise(found, audited.report.confidence if audited.report else 0.95)))
 
 
 def cost_of(protocol: Protocol, plan: Plan, base: StableDiffusionPipeline, cache: Path | None = None) -> Cost:
@@ -173,20 +173,20 @@ def cost_of(protocol: Protocol, plan: Plan, base: StableDiffusionPipeline, cache
     from ..audit.mscore import count_cached, seconds_each
 
     known = count_cached(protocol, plan, cache or _users_cache(), base.device.type)
-    return estimate(protocol, known, seconds_each(protocol, base))
+    return estimate(protocol, plan, known, seconds_each(protocol, base))
 
 
 def _users_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmn-guard" / "inversions"
 
 
-def _of_run(run: Path, base: str | None, manifest: Path | None, out: Path | None) -> _Subject:
+def _of_run(run: Path, base: str | None, out: Path | None) -> _Audited:
     if out is not None:
         raise InputError("--out goes with BASE and PATCHED", hint="a run's M-Score is written into its folder")
     report = check_run(run)
     plan, audit = read_record(run / "plan.json", Plan), read_record(run / "audit.json", Audit)
     original = described(base or plan.base.reference, plan.base.identity, "--base")
-    return _Subject(run, plan, original, audit.patched_digest, report)
+    return _Audited(run, plan, original, audit.patched_digest, report)
 
 
 def _of_checkpoints(
@@ -197,7 +197,7 @@ def _of_checkpoints(
     out: Path | None,
     moved: str | None,
     checkpoint: str | None,
-) -> _Subject:
+) -> _Audited:
     if manifest is None or moved or checkpoint:
         raise InputError(
             "BASE and PATCHED go with --manifest, and without --base and --checkpoint",
@@ -212,15 +212,16 @@ def _of_checkpoints(
     else:
         identity = describe_checkpoint(CheckpointRef(checkpoint=patched), Path()).facts.identity
     run = out or default_folder(plan, identity)
+    check_folder(run, plan)
     if not (run / "audit.json").exists():
-        return _Subject(run, plan, original, identity, None)
+        return _Audited(run, plan, original, identity, None)
     if read_record(run / "audit.json", Audit).patched_digest != identity:
         raise InputError(f"{shown(run)} holds the run of another checkpoint", hint="give another --out")
-    return _Subject(run, plan, original, identity, check_run(run) if (run / "report.json").exists() else None)
+    return _Audited(run, plan, original, identity, check_run(run) if (run / "report.json").exists() else None)
 
 
 def _measure(
-    subject: _Subject,
+    audited: _Audited,
     protocol: Protocol,
     original: StableDiffusionPipeline,
     patched: str | None,
@@ -234,22 +235,22 @@ def _measure(
     from ..forget.patch import apply_patch
     from ..model.checkpoint import load_pipeline
 
-    run = subject.run
+    run = audited.run
     if patched is None:
         audit = read_record(run / "audit.json", Audit)
-        model = audited_model(run, audit, subject.original, checkpoint, device)
+        model = audited_model(run, audit, audited.original, checkpoint, device)
     elif Path(patched).is_file():
-        model = load_pipeline(subject.original.folder, device)
-        apply_patch(model, Path(patched), subject.plan.base.identity)
+        model = load_pipeline(audited.original.folder, device)
+        apply_patch(model, Path(patched), audited.plan.base.identity)
     else:
         model = load_pipeline(describe_checkpoint(CheckpointRef(checkpoint=patched), Path()).folder, device)
     with reporting(quiet) as progress:
         return run_mscore(
             protocol,
-            subject.plan,
+            audited.plan,
             original,
             model,
-            patched_digest=subject.patched_digest,
+            patched_digest=audited.patched_digest,
             out=run,
             cache=cache,
             given=pictures,
@@ -257,19 +258,19 @@ def _measure(
         )
 
 
-def _conclude(subject: _Subject, found: MScore, say: Talk) -> None:
+def _conclude(audited: _Audited, found: MScore, say: Talk) -> None:
     """Gives the run's report its section; its verdict is of the day on which it was judged."""
-    run, before = subject.run, subject.report
+    run, before = audited.run, audited.report
     if before is None:
         say(f"wrote {shown(run / FILE)}")
         return
     audit, rules = read_record(run / "audit.json", Audit), read_record(run / "policy.json", ReleasePolicy)
     passes = read_record(run / "passes.json", PassRecords) if audit.passes_digest is not None else None
-    report = judge(subject.plan, audit, rules, passes, mscore=found, judged_on=before.judged_on)
+    report = judge(audited.plan, audit, rules, passes, mscore=found, judged_on=before.judged_on)
     if report == before:
         return
     listed = read_files(run)
-    write_report(run, rules, report, subject.plan, audit, passes, say)
+    write_report(run, rules, report, audited.plan, audit, passes, say)
     list_files(run, listed, [run / FILE, *reports(run)], say)
     index(run, report, say)
 

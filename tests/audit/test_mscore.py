@@ -30,7 +30,7 @@ from fmn_guard.model.inversion import invert
 from fmn_guard.model.sampler import draw_latents
 from fmn_guard.mscore import MScore, Protocol, plan_mscore, read_mscore, summarise
 from fmn_guard.plan import Plan, compile_plan
-from fmn_guard.record import digest, read_record, write_record
+from fmn_guard.record import digest, file_digest, read_record, write_record
 from fmn_guard.report import Report, judge
 
 from ..builder import PATCHED, make_passes
@@ -243,7 +243,7 @@ def test_interrupted_run_ends_with_the_bytes_of_an_unbroken_one(
 
     def stops(what: str, done: int, _total: int) -> None:
         inverted.append(what)
-        if len(inverted) in (5, 13, 21):
+        if len(inverted) in (5, 16, 21):
             raise _Stop
 
     for _ in range(3):
@@ -253,7 +253,7 @@ def test_interrupted_run_ends_with_the_bytes_of_an_unbroken_one(
     _run(protocol, plan, models, tmp_path / "broken", progress=stops)
     assert (tmp_path / "broken" / "mscore.json").read_bytes() == (tmp_path / "whole" / "mscore.json").read_bytes()
     assert [path.name for path in (tmp_path / "broken").iterdir()] == ["mscore.json"]
-    assert inverted.count("inverting: lion, base") == 3 * 2 - 2 + 1  # twice cut off, its four steps once whole
+    assert inverted.count("inverting: lion, base") == 3 + 4  # cut off in the third of its steps, then once whole
 
 
 def test_bases_are_inverted_once(protocol: Protocol, plan: Plan, models: tuple[Any, Any], tmp_path: Path) -> None:
@@ -318,8 +318,6 @@ def finished(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(home / "patch.safetensors", run)
     base, patched = load_pipeline(home / "base"), load_pipeline(home / "patched")
     identity = patched_digest(run / "patch.safetensors", plan.base.identity)
-    from fmn_guard.record import file_digest
-
     passes = make_passes(plan, file_digest(run / "patch.safetensors"))
     write_record(run / "plan.json", plan)
     write_record(run / "passes.json", passes)
@@ -342,7 +340,7 @@ def _verify(run: Path) -> Result:
     return CliRunner().invoke(cli.main, ["verify", str(run)])
 
 
-def test_run_gets_a_section_and_is_of_one_piece(run: Path) -> None:
+def test_run_gets_a_section_and_is_of_one_piece(home: Path, run: Path) -> None:
     before = read_record(run / "report.json", Report)
     result = _mscore(run, *OPTIONS)
     assert result.exit_code == 0, result.output
@@ -352,8 +350,9 @@ def test_run_gets_a_section_and_is_of_one_piece(run: Path) -> None:
     assert (report.verdict, report.findings) == (before.verdict, before.findings)
     assert "## M-Score" in (run / "report.md").read_text(encoding="utf-8")
     assert _verify(run).exit_code == 0
-    again = CliRunner().invoke(cli.main, ["report", str(run), "--policy", str(run / "policy.json")])
-    assert again.exit_code in (0, 2)  # a record is no YAML document; nothing is lost by it
+    again = CliRunner().invoke(cli.main, ["report", str(run), "--policy", str(home / "policy.yaml")])
+    assert again.exit_code == 0, again.output
+    assert read_record(run / "report.json", Report).mscore == report.mscore
     assert _verify(run).exit_code == 0
 
 
@@ -391,6 +390,15 @@ def test_dry_run_tells_the_cost_and_writes_nothing(run: Path, tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     assert "inversions of 2 steps" in result.stdout and " s\n" in result.stdout
     assert sorted(tmp_path.rglob("*")) == left
+
+
+def test_plan_tells_the_cost_where_it_is_asked_for(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = ["plan", str(home / "manifest.yaml"), "--policy", str(home / "policy.yaml"), "--json"]
+    document = json.loads(CliRunner().invoke(cli.main, [*asked, "--mscore"]).stdout)
+    assert document["mscore"]["inversions"] == 2 * (2 + 5) * 3
+    assert document["mscore"]["seconds"] > 0
+    assert "mscore" not in json.loads(CliRunner().invoke(cli.main, asked).stdout)
 
 
 @pytest.mark.parametrize("patched", ["patch.safetensors", "patched"])
