@@ -330,45 +330,61 @@ def finished(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.fixture(scope="module")
+def measured_once(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = shutil.copytree(finished, tmp_path_factory.mktemp("measured") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        _recognise(patch, lambda _pixels: EVERYTHING)
+        result = _mscore(run, "--cache", run.parent / "cache", *OPTIONS)
+    assert result.exit_code == 0, result.output
+    assert "Noise floor: a drop above" in result.stdout
+    return run
+
+
 @pytest.fixture
 def run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def measured(measured_once: Path, tmp_path: Path) -> Path:
+    """A copy of it whose M-Score is measured."""
+    return shutil.copytree(measured_once, tmp_path / "measured")
 
 
 def _verify(run: Path) -> Result:
     return CliRunner().invoke(cli.main, ["verify", str(run)])
 
 
-def test_run_gets_a_section_and_is_of_one_piece(home: Path, run: Path) -> None:
-    before = read_record(run / "report.json", Report)
-    result = _mscore(run, *OPTIONS)
-    assert result.exit_code == 0, result.output
-    assert "Noise floor: a drop above" in result.stdout
-    report = read_record(run / "report.json", Report)
+def test_run_gets_a_section_and_is_of_one_piece(finished: Path, measured: Path) -> None:
+    before, report = (read_record(run / "report.json", Report) for run in (finished, measured))
     assert report.mscore is not None and before.mscore is None
     assert (report.verdict, report.findings) == (before.verdict, before.findings)
-    assert "## M-Score" in (run / "report.md").read_text(encoding="utf-8")
-    assert _verify(run).exit_code == 0
-    again = CliRunner().invoke(cli.main, ["report", str(run), "--policy", str(home / "policy.yaml")])
+    assert "## M-Score" in (measured / "report.md").read_text(encoding="utf-8")
+    assert _verify(measured).exit_code == 0
+
+
+def test_run_that_is_judged_again_keeps_its_section(home: Path, measured: Path) -> None:
+    before = read_record(measured / "report.json", Report)
+    again = CliRunner().invoke(cli.main, ["report", str(measured), "--policy", str(home / "policy.yaml")])
     assert again.exit_code == 0, again.output
-    assert read_record(run / "report.json", Report).mscore == report.mscore
-    assert _verify(run).exit_code == 0
+    assert read_record(measured / "report.json", Report).mscore == before.mscore
+    assert _verify(measured).exit_code == 0
 
 
-def test_second_call_reuses_what_the_first_left(run: Path) -> None:
-    assert _mscore(run, *OPTIONS).exit_code == 0
-    left = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    result = _mscore(run, *OPTIONS[:-1], "--json")
+def test_second_call_reuses_what_the_first_left(measured: Path) -> None:
+    left = {path: path.read_bytes() for path in measured.rglob("*") if path.is_file()}
+    result = _mscore(measured, *OPTIONS[:-1], "--json")
     assert "re-using" in result.stderr
-    assert MScore.model_validate_json(result.stdout) == read_mscore(run)
-    assert left == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert MScore.model_validate_json(result.stdout) == read_mscore(measured)
+    assert left == {path: path.read_bytes() for path in measured.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("spoil", ["edited", "removed", "of another model"])
-def test_mscore_that_is_not_the_runs_breaks_the_chain(run: Path, spoil: str) -> None:
-    assert _mscore(run, *OPTIONS).exit_code == 0
-    file = run / "mscore.json"
+def test_mscore_that_is_not_the_runs_breaks_the_chain(measured: Path, spoil: str) -> None:
+    file = measured / "mscore.json"
     found = read_record(file, MScore)
     if spoil == "removed":
         file.unlink()
@@ -377,9 +393,9 @@ def test_mscore_that_is_not_the_runs_breaks_the_chain(run: Path, spoil: str) -> 
         write_record(file, found.model_copy(update={"scores": scores}))
     else:
         write_record(file, found.model_copy(update={"patched_digest": PATCHED}))
-    (run / "files.json").unlink()
-    write_files(run, None, ())  # whoever spoils it may list it too
-    result = _verify(run)
+    (measured / "files.json").unlink()
+    write_files(measured, None, ())  # whoever spoils it may list it too
+    result = _verify(measured)
     assert result.exit_code == 2
     assert "mscore" in result.stderr
 
