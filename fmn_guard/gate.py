@@ -15,7 +15,7 @@ from .chain import PICTURES, SIGNATURE, absent_pictures, check_files, cleaned_fi
 from .errors import BrokenChain, InputError
 from .evidence import Audit, PassRecords
 from .index import check_index
-from .mscore import check_chain, read_mscore
+from .mscore import read_mscore
 from .plan import Plan
 from .policy import ReleasePolicy
 from .record import Digest, Record, digest, file_digest, read_record
@@ -79,8 +79,6 @@ def check_run(run: Path, demanded: tuple[ReleasePolicy, AuditSuite] | None = Non
     passes_digest = digest(passes) if passes else None
     _same(run / "audit.json", "plan", audit.plan_digest, plan_digest)
     _same(run / "audit.json", "passes", audit.passes_digest, passes_digest)
-    if mscore := read_mscore(run):
-        check_chain(mscore, plan_digest, audit.patched_digest)
     _same(run / "report.json", "plan", report.plan_digest, plan_digest)
     _same(run / "report.json", "passes", report.passes_digest, passes_digest)
     _same(run / "report.json", "audit", report.audit_digest, digest(audit))
@@ -88,7 +86,13 @@ def check_run(run: Path, demanded: tuple[ReleasePolicy, AuditSuite] | None = Non
     _same(run / "report.json", "patched model", report.patched_digest, audit.patched_digest)
     _same(run / "report.json", "policy", report.policy_digest, digest(policy))
     judged = judge(
-        plan, audit, policy, passes, mscore=mscore, judged_on=report.judged_on, tool_version=report.tool_version
+        plan,
+        audit,
+        policy,
+        passes,
+        mscore=read_mscore(run),
+        judged_on=report.judged_on,
+        tool_version=report.tool_version,
     )
     stated, again = report.model_dump(), judged.model_dump()
     if differing := [name for name in stated | again if stated.get(name) != again.get(name)]:

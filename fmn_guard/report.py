@@ -227,7 +227,7 @@ def judge(
     """
     _check_passes(plan, audit, passes)
     if mscore is not None:
-        check_chain(mscore, plan.digest, audit.patched_digest)
+        check_chain(mscore, audit.plan_digest, audit.patched_digest)
     evidence, spec = gather(plan, audit), policy.spec
     if spec.waivers and judged_on is None:
         raise InputError(

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -120,6 +120,23 @@ def _recognise(monkeypatch: pytest.MonkeyPatch, answer: Callable[[np.ndarray], d
     monkeypatch.setattr(auditor, "_CONSTANT", 0.0)  # random weights draw nearly nothing
 
 
+class Whole(NamedTuple):
+    """A protocol measured once without a break."""
+
+    found: MScore
+    out: Path
+    cache: Path
+
+
+@pytest.fixture(scope="module")
+def whole(protocol: Protocol, plan: Plan, models: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        _recognise(patch, lambda _pixels: EVERYTHING)
+        found = _run(protocol, plan, models, folder / "run", cache=folder / "cache")
+    return Whole(found, folder / "run", folder / "cache")
+
+
 def _run(protocol: Protocol, plan: Plan, models: tuple[Any, Any], out: Path, **options: Any) -> MScore:
     return run_mscore(protocol, plan, *models, patched_digest=PATCHED, out=out, **options)
 
@@ -128,9 +145,9 @@ def _run(protocol: Protocol, plan: Plan, models: tuple[Any, Any], out: Path, **o
 
 
 def test_model_beside_itself_has_no_drop(
-    protocol: Protocol, plan: Plan, models: tuple[Any, Any], tmp_path: Path
+    protocol: Protocol, plan: Plan, models: tuple[Any, Any], whole: Whole, tmp_path: Path
 ) -> None:
-    found = _run(protocol, plan, (models[0], models[0]), tmp_path)
+    found = _run(protocol, plan, (models[0], models[0]), tmp_path, cache=whole.cache)
     for score in found.scores:
         assert score.base == score.patched
         assert score.between == (1.0, 1.0, 1.0)
@@ -141,11 +158,11 @@ def test_model_beside_itself_has_no_drop(
 
 
 def test_cosines_are_those_of_inversions_made_by_hand(
-    protocol: Protocol, plan: Plan, models: tuple[Any, Any], tmp_path: Path
+    protocol: Protocol, models: tuple[Any, Any], whole: Whole
 ) -> None:
     base, patched = models
     [target] = [s for s in protocol.subjects if s.role == "target"]
-    score = _run(protocol, plan, models, tmp_path).scores[0]
+    score = whole.found.scores[0]
 
     prompts = [frame.replace("{x}", "lion") for frame in target.frames]
     latents = draw_latents(base, prompts, range(600_000_000, 600_000_008), steps=1, guidance=2.0, batch=8)
@@ -173,56 +190,55 @@ def test_cosines_are_those_of_inversions_made_by_hand(
     assert score.base != score.patched
 
 
-def test_targets_are_drawn_by_one_token_and_by_several_and_controls_by_one(
-    protocol: Protocol, plan: Plan, models: tuple[Any, Any], tmp_path: Path
-) -> None:
-    found = _run(protocol, plan, models, tmp_path)
-    for score in found.scores:
+def test_targets_are_drawn_by_one_token_and_by_several_and_controls_by_one(whole: Whole) -> None:
+    for score in whole.found.scores:
         tokens = (1, 2) if score.role == "target" else (1,)
         seen = {(r.side, r.tokens, r.seed): (r.shown, r.n, r.planned) for r in score.replays}
         wanted = {(side, count, seed) for side in ("base", "patched") for count in tokens for seed in (0, 1, 2)}
         assert seen == dict.fromkeys(wanted, (2, 2, 2))
 
 
-def test_given_pictures_are_anchors(home: Path, plan: Plan, models: tuple[Any, Any], tmp_path: Path) -> None:
+def test_given_pictures_are_anchors(plan: Plan, models: tuple[Any, Any], whole: Whole, tmp_path: Path) -> None:
     pictures = []
     for i in range(8):
         pictures.append(tmp_path / f"{i}.png")
         Image.fromarray(np.full((20, 20, 3), 25 * i, dtype=np.uint8)).save(pictures[-1])
-    options: dict[str, Any] = {"settings": SETTINGS, "replay_tokens": (), "replays": 1}
-    drawn = plan_mscore(plan, ("picture",), **options)
-    given = plan_mscore(plan, ("picture",), given={"lion": (digest("pictures"), 8)}, **options)
-    first, second = (
-        _run(each, plan, models, tmp_path / name, given={"lion": pictures} if each is given else None)
-        for name, each in (("drawn", drawn), ("given", given))
+    given = plan_mscore(
+        plan, ("picture",), settings=SETTINGS, replay_tokens=(2,), replays=2, given={"lion": (digest("pictures"), 8)}
     )
-    assert first.scores[0].anchors_digest != second.scores[0].anchors_digest
-    assert first.scores[1:] == second.scores[1:]
+    found = _run(given, plan, models, tmp_path / "given", cache=whole.cache, given={"lion": pictures})
+    assert found.scores[0].anchors_digest != whole.found.scores[0].anchors_digest
+    assert found.scores[1:] == whole.found.scores[1:]
 
 
 # ---- not measured is not forgotten
 
 
 def test_recogniser_that_throws_leaves_nothing_measured(
-    protocol: Protocol, plan: Plan, models: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    protocol: Protocol,
+    plan: Plan,
+    models: tuple[Any, Any],
+    whole: Whole,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def boom(_pixels: np.ndarray) -> dict[str, float]:
         raise RuntimeError("out of memory")
 
     _recognise(monkeypatch, boom)
-    found = _run(protocol, plan, models, tmp_path)
+    found = _run(protocol, plan, models, tmp_path, cache=whole.cache)
     assert {score.unmeasured for score in found.scores} == {"the recogniser finds it in only 0 of 8 anchors"}
     assert {(r.shown, r.n) for score in found.scores for r in score.replays} == {(0, 0)}
     assert all(row.beyond is None for row in summarise(found, 0.95).rows)
 
 
 def test_model_that_draws_no_numbers_is_not_measured(
-    protocol: Protocol, plan: Plan, models: tuple[Any, Any], home: Path, tmp_path: Path
+    protocol: Protocol, plan: Plan, models: tuple[Any, Any], home: Path, whole: Whole, tmp_path: Path
 ) -> None:
     broken = load_pipeline(home / "base")
     with torch.no_grad():
         next(broken.unet.parameters()).fill_(math.nan)
-    found = _run(protocol, plan, (models[0], broken), tmp_path)
+    found = _run(protocol, plan, (models[0], broken), tmp_path, cache=whole.cache)
     assert {score.unmeasured for score in found.scores} == {"what inversion found is not a number"}
     assert {r.n for score in found.scores for r in score.replays if r.side == "patched"} == {0}
     assert read_mscore(tmp_path) == found
@@ -236,9 +252,8 @@ class _Stop(Exception):
 
 
 def test_interrupted_run_ends_with_the_bytes_of_an_unbroken_one(
-    protocol: Protocol, plan: Plan, models: tuple[Any, Any], tmp_path: Path
+    protocol: Protocol, plan: Plan, models: tuple[Any, Any], whole: Whole, tmp_path: Path
 ) -> None:
-    _run(protocol, plan, models, tmp_path / "whole")
     inverted: list[str] = []
 
     def stops(what: str, done: int, _total: int) -> None:
@@ -251,46 +266,43 @@ def test_interrupted_run_ends_with_the_bytes_of_an_unbroken_one(
             _run(protocol, plan, models, tmp_path / "broken", progress=stops)
         (tmp_path / "broken" / "mscore.partial.jsonl").open("a").write('{"slug": "cut')
     _run(protocol, plan, models, tmp_path / "broken", progress=stops)
-    assert (tmp_path / "broken" / "mscore.json").read_bytes() == (tmp_path / "whole" / "mscore.json").read_bytes()
+    assert (tmp_path / "broken" / "mscore.json").read_bytes() == (whole.out / "mscore.json").read_bytes()
     assert [path.name for path in (tmp_path / "broken").iterdir()] == ["mscore.json"]
     assert inverted.count("inverting: lion, base") == 3 + 4  # cut off in the third of its steps, then once whole
 
 
-def test_bases_are_inverted_once(protocol: Protocol, plan: Plan, models: tuple[Any, Any], tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    jobs = len(list(protocol.jobs()))
-    assert count_cached(protocol, plan, cache) == 0
-    first = _run(protocol, plan, models, tmp_path / "first", cache=cache)
-    assert count_cached(protocol, plan, cache) == jobs == len(list(cache.iterdir()))
+def test_bases_are_inverted_once(
+    protocol: Protocol, plan: Plan, models: tuple[Any, Any], whole: Whole, tmp_path: Path
+) -> None:
+    assert count_cached(protocol, plan, tmp_path) == 0
+    assert count_cached(protocol, plan, whole.cache) == len(list(protocol.jobs())) == len(list(whole.cache.iterdir()))
     inverted: list[str] = []
-    again = _run(
-        protocol, plan, models, tmp_path / "again", cache=cache, progress=lambda what, *_: inverted.append(what)
-    )
-    assert again == first
+    again = _run(protocol, plan, models, tmp_path, cache=whole.cache, progress=lambda what, *_: inverted.append(what))
+    assert again == whole.found
     assert not [what for what in inverted if what.endswith("base")]
     for other in ({"inversion": SETTINGS.model_copy(update={"steps": 3})}, {"base_digest": digest("another")}):
-        assert count_cached(protocol.model_copy(update=other), plan, cache) == 0
+        assert count_cached(protocol.model_copy(update=other), plan, whole.cache) == 0
 
 
-def test_damaged_cache_is_made_anew(protocol: Protocol, plan: Plan, models: tuple[Any, Any], tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    first = _run(protocol, plan, models, tmp_path / "first", cache=cache)
+def test_damaged_cache_is_made_anew(
+    protocol: Protocol, plan: Plan, models: tuple[Any, Any], whole: Whole, tmp_path: Path
+) -> None:
+    cache = shutil.copytree(whole.cache, tmp_path / "cache")
     for i, file in enumerate(sorted(cache.iterdir())):
         file.write_bytes(b"" if i % 2 else file.read_bytes()[:-4])
-    assert _run(protocol, plan, models, tmp_path / "again", cache=cache) == first
+    assert _run(protocol, plan, models, tmp_path / "again", cache=cache) == whole.found
 
 
 def test_tokens_of_the_patched_model_are_written_nowhere(
-    protocol: Protocol, plan: Plan, models: tuple[Any, Any], home: Path, tmp_path: Path
+    protocol: Protocol, models: tuple[Any, Any], whole: Whole
 ) -> None:
-    _run(protocol, plan, models, tmp_path / "run", cache=tmp_path / "cache")
     [target] = [s for s in protocol.subjects if s.role == "target"]
     prompts = [target.sentence(frame) for frame in target.frames]
     latents = draw_latents(models[0], prompts, range(600_000_000, 600_000_008), steps=1, guidance=2.0, batch=8)
     sought = [
         invert(model, latents, target.frames, "picture", SETTINGS).tokens[0, 0].numpy().tobytes() for model in models
     ]
-    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    written = [path.read_bytes() for path in whole.out.parent.rglob("*") if path.is_file()]
     assert [any(token in content for content in written) for token in sought] == [True, False]
 
 
@@ -419,11 +431,11 @@ def test_plan_tells_the_cost_where_it_is_asked_for(home: Path, tmp_path: Path, m
 
 @pytest.mark.parametrize("patched", ["patch.safetensors", "patched"])
 def test_patch_and_checkpoint_are_measured_beside_a_base(
-    home: Path, tmp_path: Path, patched: str, monkeypatch: pytest.MonkeyPatch
+    home: Path, measured_once: Path, tmp_path: Path, patched: str
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cache = measured_once.parent / "cache"
     where = (home / "base", home / patched, "--manifest", home / "manifest.yaml", "--policy", home / "policy.yaml")
-    result = _mscore(*where, "--out", tmp_path / "run", *OPTIONS, "--json")
+    result = _mscore(*where, "--out", tmp_path / "run", "--cache", cache, *OPTIONS, "--json")
     assert result.exit_code == 0, result.output
     found = MScore.model_validate_json(result.stdout)
     assert found == read_mscore(tmp_path / "run")
