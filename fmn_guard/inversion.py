@@ -13,7 +13,8 @@ class InversionSettings(Record):
     """Settings of one inversion: which embeddings make a model draw given pictures.
 
     Arithmetic is that of Gal et al. (arXiv 2208.01618). Forget-Me-Not's release takes 4 tokens, 500 steps of 1 picture
-    at 1e-3, a weight decay of .1, and pulls norms to .4, which is the size of Stable Diffusion 2's own embeddings. It flips half of the pictures, which nothing here does.
+    at 1e-3, a weight decay of .1, and pulls norms to .4, which is the size of Stable Diffusion 2's own embeddings. It
+    flips half of the pictures, which nothing here does.
     """
 
     tokens: Annotated[int, Field(ge=1, le=16)] = 1
