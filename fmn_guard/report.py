@@ -35,6 +35,7 @@ from .findings import (
 )
 from .matrix import pass_matrix, rebounds
 from .metrics import DetectorTally, Evidence, drop_of, gather, most_like, suppression, tally
+from .mscore import InReport, MScore, check_chain, summarise
 from .plan import PassKind, PassSpec, Plan
 from .policy import ReleasePolicy
 from .record import Digest, Record, Slug, digest
@@ -191,6 +192,8 @@ class Report(Record):
     """How often each concept, and what is retained, was shown after each pass; None where nobody looked."""
     tallies: tuple[DetectorTally, ...]
     """What detectors saw."""
+    mscore: InReport = None
+    """What inversion finds; None where that was not measured."""
     counts: tuple[SideCounts, ...]
     """Base, then patched."""
     unscored: tuple[Unscored, ...]
@@ -209,6 +212,7 @@ def judge(
     policy: ReleasePolicy,
     passes: PassRecords | None = None,
     *,
+    mscore: MScore | None = None,
     judged_on: date | None = None,
     tool_version: str = fmn_guard.__version__,
 ) -> Report:
@@ -219,6 +223,7 @@ def judge(
         audit: What was measured.
         policy: The limits.
         passes: What the eraser did, when it was fmn-guard's; adds warnings, changes no finding.
+        mscore: What inversion found, where it was tried; told, and changes no finding.
         judged_on: The day against which waivers expire; a policy with waivers needs one.
         tool_version: Version of fmn-guard that judges, or that judged when a report is judged again.
 
@@ -227,6 +232,8 @@ def judge(
         InputError: the policy has waivers, and no day is given.
     """
     _check_passes(plan, audit, passes)
+    if mscore is not None:
+        check_chain(mscore, audit.plan_digest, audit.patched_digest)
     evidence, spec = gather(plan, audit), policy.spec
     matrix = pass_matrix(evidence, audit.between)
     if matrix != audit.matrix:
@@ -237,6 +244,7 @@ def judge(
             hint="give judged_on",
         )
     ruled = [apply(rule, m, spec) for rule in spec.rules for m in measured(evidence, rule)]
+    inversion = summarise(mscore, spec.confidence) if mscore else None
     findings, waivers = settle(
         (
             *ruled,
@@ -270,9 +278,10 @@ def judge(
         retained=tuple(_retained(evidence)),
         matrix=matrix,
         tallies=tally(evidence),
+        mscore=inversion,
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
         unscored=tuple(_unscored(evidence)),
-        not_tested=tuple(not_tested(evidence, ruled, spec)),
+        not_tested=tuple(not_tested(evidence, ruled, spec, inversion)),
         warnings=(
             *undecidable(plan, policy),
             *_trouble(plan, passes),

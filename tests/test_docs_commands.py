@@ -39,7 +39,7 @@ from .pictures import write_pictures
 DOCS = Path(__file__).parent.parent / "docs"
 TUTORIAL = DOCS / "tutorial.md"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path not in (TUTORIAL, DOCS / "experiments.md"))
-DRAWS_ONLY = ("sample", "replay")
+DRAWS_ONLY = ("sample", "replay", "mscore")
 
 
 class File(NamedTuple):

@@ -18,9 +18,9 @@ PACKAGE = ROOT / "fmn_guard"
 
 # The first part of a module's path below fmn_guard, such as `plan` or `cli`.
 PAPER = frozenset(
-    "cases chain cost diff evidence explain facts faults findings frameworks gate index lint manifest matrix metrics "
-    "migrate pickles plan policy presets probes progress record render report retention schema sentences sequence "
-    "shipped signing source stats suite untested waivers weights yamlfile".split()
+    "cases chain cost diff evidence explain facts faults findings frameworks gate index inversion lint manifest "
+    "matrix metrics migrate mscore pickles plan policy presets probes progress record render report retention schema "
+    "sentences sequence shipped signing source stats suite untested waivers weights yamlfile".split()
 )
 TORCH_HALF = frozenset({"model", "forget", "audit"})
 

@@ -68,7 +68,7 @@ def run_audit(
         keep_images: whether to write the pictures.
         progress: told after each batch.
     """
-    panel = _Panel(plan)
+    panel = Panel(plan)
     ledger = _Ledger(out, {"plan": plan.digest, "patched": patched_digest, "panel": panel.digest})
     images = out / "images" if keep_images else None
     sides: tuple[tuple[Side, StableDiffusionPipeline], ...] = (("base", base), ("patched", patched))
@@ -141,7 +141,7 @@ def _observe_all(
     stage: str,
     model: StableDiffusionPipeline,
     probes: Sequence[Probe],
-    panel: _Panel,
+    panel: Panel,
     ledger: _Ledger,
     images: Path | None,
     progress: Progress,
@@ -170,7 +170,7 @@ def _observe(
     model: StableDiffusionPipeline,
     stage: str,
     probes: tuple[Probe, ...],
-    panel: _Panel,
+    panel: Panel,
     images: Path | None,
 ) -> list[Observation]:
     """Draws a batch and looks at it; of any stage but the base's, it is of the patched side."""
@@ -193,7 +193,7 @@ def _explicit(seen: Observation) -> bool:
     return any(box.label in STRICT_CLASSES for boxes in seen.sightings.values() for box in boxes or ())
 
 
-class _Panel:
+class Panel:
     """The recogniser and the detectors of a plan; one that does not load is noted, not skipped."""
 
     def __init__(self, plan: Plan) -> None:

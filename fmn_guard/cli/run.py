@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..evidence import Audit, PassRecords
 from ..gate import exit_code
 from ..index import INDEX, append_line
+from ..mscore import read_mscore
 from ..plan import Plan
 from ..policy import ReleasePolicy
 from ..record import digest, file_digest, read_record, write_atomic, write_record
@@ -132,7 +133,7 @@ def conclude(
     """Judges an audit as of today, writes the report and what else is asked for, prints the verdict, exits by it."""
     from ..render.terminal import verdict_table
 
-    report = judge(plan, audit, policy, passes, judged_on=today())
+    report = judge(plan, audit, policy, passes, mscore=read_mscore(run), judged_on=today())
     rendered = outputs.rendered(report, plan, audit, passes)
     listed = read_files(run)
     write_report(run, policy, report, plan, audit, passes, say)

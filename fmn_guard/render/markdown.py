@@ -15,6 +15,7 @@ from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
 from ..sequence import IN_WORDS
 from .controls import Answer, Frameworks, answers, rests_on
+from .inversion import figure, floor_words
 from .text import confidence, one_line, share, short
 
 
@@ -27,6 +28,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks:
         "Retained": retained(report),
         "Concepts by passes": _matrix(report.matrix),
         "Drawn instead": _drawn(report),
+        "M-Score": _mscore(report),
         "Detectors": _detectors(report),
         "Passes": _passes(passes, plan),
         "Pictures": _pictures(report),
@@ -138,6 +140,35 @@ def _drawn(report: Report) -> Iterator[str]:
         if top:
             rows.append((c.phrase, ", ".join(f"{label} {n}" for label, n in top)))
     yield from table(("Asked for", "What the patched pictures are most like"), rows)
+
+
+def _mscore(report: Report) -> Iterator[str]:
+    found = report.mscore
+    if found is None:
+        return
+    yield (
+        f"What textual inversion finds on either model, from the word {cell(found.word)}, over {found.seeds} seeds of "
+        f"{found.steps} steps. Measured, and judged by no rule. {floor_words(found)}"
+    )
+    yield ""
+    header = (
+        "Concept",
+        "Role",
+        "M0 (base)",
+        "M1 (patched)",
+        "Drop",
+        "Base and patched alike",
+        "Seeds alike",
+        "Reading",
+    )
+    rows = ((r.phrase, r.role, *map(figure, (r.m0, r.m1, r.drop, r.between, r.among)), r.reading) for r in found.rows)
+    yield from table(header, rows)
+    yield ""
+    yield "In how many pictures that each model draws by its own inverted tokens the concept is recognised:"
+    yield ""
+    replays = ((row, r) for row in found.rows for r in row.replays)
+    columns = ("Concept", "Role", "Tokens", "Recognised, patched", f"{confidence(report)} interval")
+    yield from table(columns, ((row.phrase, row.role, str(r.tokens), r.words, str(r.interval)) for row, r in replays))
 
 
 def _detectors(report: Report) -> Iterator[str]:
