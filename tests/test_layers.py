@@ -18,9 +18,9 @@ PACKAGE = ROOT / "fmn_guard"
 
 # The first part of a module's path below fmn_guard, such as `plan` or `cli`.
 PAPER = frozenset(
-    "cases chain cost diff evidence explain facts faults findings frameworks gate index lint manifest metrics "
+    "cases chain cost diff evidence explain facts family faults findings frameworks gate index intrusions jsonfile lint manifest metrics "
     "migrate pickles plan policy presets probes progress record render report retention schema sentences shipped "
-    "signing source stats suite untested waivers weights yamlfile".split()
+    "signing source stats suite tensors tokens untested waivers weights yamlfile".split()
 )
 TORCH_HALF = frozenset({"model", "forget", "audit"})
 
@@ -47,6 +47,7 @@ LIBRARIES = {
     "__main__": frozenset[str](),
     **dict.fromkeys(PAPER, PAPER_LIBRARIES),
     "facts": PAPER_LIBRARIES | {"tokenizers", "huggingface_hub"},
+    "tokens": PAPER_LIBRARIES | {"tokenizers"},
     "render": PAPER_LIBRARIES | {"rich", "jinja2"},
     "signing": PAPER_LIBRARIES | SIGNING_LIBRARIES,
     "model": PAPER_LIBRARIES | TORCH_LIBRARIES,

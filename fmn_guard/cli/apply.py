@@ -79,6 +79,10 @@ def apply(
         return
     for warning in undecidable(plan, rules):
         say(f"warning: {warning}")
+    if finished_passes(run, plan) is None:
+        from ..model.fit import refuse_misfits
+
+        refuse_misfits(checkpoint.folder)  # while nothing is written yet
     open_folder(run, plan)
     say(f"run folder: {shown(run)}")
     with reporting(quiet) as progress:

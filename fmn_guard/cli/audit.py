@@ -70,9 +70,16 @@ def audit(
         raise InputError(f"{shown(run)} holds the run of another checkpoint", hint="give another --out")
     for warning in undecidable(plan, rules):
         say(f"warning: {warning}")
+    if measured is not None and lacks_instrument(measured):
+        measured = None
+    if measured is None:
+        from ..model.fit import refuse_misfits
+
+        for each in (original, suspect):  # while nothing is written yet
+            refuse_misfits(each.folder)
     open_folder(run, plan)
     say(f"run folder: {shown(run)}")
-    if measured is not None and not lacks_instrument(measured):
+    if measured is not None:
         say(f"re-using {shown(run / 'audit.json')}")
     else:
         from ..audit.auditor import run_audit
