@@ -29,6 +29,7 @@ from .weights import variant_of, weights_digest
 # Keys that say who wrote a configuration and where, not what the model does.
 _PROVENANCE = {"_diffusers_version", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash"}
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
+_LARGEST = 1024  # pixels of latents; those of published checkpoints are 128 wide at most
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 T = TypeVar("T")
 
@@ -263,9 +264,12 @@ def _config_digest(folder: Path, family: Family) -> Digest:
 
 def _setting(config: Path, key: str, wanted: type[T]) -> T:
     value = read_object(config).get(key)
-    # The most that a published checkpoint has is 128 pixels of latents, and four blocks.
-    if not isinstance(value, wanted) or (isinstance(value, int) and not 0 < value <= 1024):
+    if not isinstance(value, wanted):
         raise InputError(
             f"{config}: {key} is {quoted(value)}, not {wanted.__name__}", hint="re-save the pipeline with diffusers"
+        )
+    if isinstance(value, int) and not 0 < value <= _LARGEST:
+        raise RefusedArtefact.of(
+            config, "out-of-range", f"{key} is {value}, {_LARGEST} at most", "is it the published file?"
         )
     return value

@@ -7,6 +7,7 @@ value and another the last.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(most + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read() if size <= most else b""
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"{path} is missing",
@@ -38,8 +40,8 @@ def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
         ) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", hint="check its permissions") from error
-    if len(content) > most:
-        raise RefusedArtefact.of(path, "too-large", f"has more than {most:,} bytes for a configuration", _HINT)
+    if size > most:
+        raise RefusedArtefact.of(path, "too-large", f"has {size:,} bytes, {most:,} are read at most", _HINT)
     return parse_object(content, path)
 
 
