@@ -25,6 +25,7 @@ class Family(NamedTuple):
         parts: Its parts that hold weights, each with the stem of the only files that the loaders open.
         classes: Library and class of each part with weights and of each tokenizer.
         tokenizers: Folders of its tokenizers, the one whose positions count first.
+        added: What its UNet is told beside text, as ``addition_embed_type`` calls it.
     """
 
     name: FamilyName
@@ -32,6 +33,7 @@ class Family(NamedTuple):
     parts: dict[str, str]
     classes: dict[str, tuple[str, str]]
     tokenizers: tuple[str, ...]
+    added: str | None
 
     @property
     def configs(self) -> tuple[str, ...]:
@@ -52,7 +54,9 @@ _SHARED_CLASSES = {
     "text_encoder": ("transformers", "CLIPTextModel"),
     "tokenizer": ("transformers", "CLIPTokenizer"),
 }
-STABLE_DIFFUSION = Family("stable-diffusion", "StableDiffusionPipeline", _SHARED_PARTS, _SHARED_CLASSES, ("tokenizer",))
+STABLE_DIFFUSION = Family(
+    "stable-diffusion", "StableDiffusionPipeline", _SHARED_PARTS, _SHARED_CLASSES, ("tokenizer",), None
+)
 """Stable Diffusion 1.x and 2.x and what is tuned from them."""
 STABLE_DIFFUSION_XL = Family(
     "stable-diffusion-xl",
@@ -64,13 +68,14 @@ STABLE_DIFFUSION_XL = Family(
         "tokenizer_2": ("transformers", "CLIPTokenizer"),
     },
     ("tokenizer", "tokenizer_2"),
+    "text_time",
 )
 """Stable Diffusion XL, its turbo, and what is tuned from them."""
 FAMILIES = {family.pipeline: family for family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)}
 """Supported families by the class that ``model_index.json`` names."""
 
-_JOINT = ("StableDiffusion3", "Flux", "AuraFlow", "SanaPipeline", "QwenImage", "HunyuanImage", "Lumina2", "Chroma")
-_TRANSFORMERS = ("PixArt", "Hunyuan", "Sana", "Lumina", "Kolors", "Cog", "DiT")
+_JOINT = ("StableDiffusion3", "Flux", "AuraFlow", "QwenImage", "Lumina2", "Chroma")
+_TRANSFORMERS = ("PixArt", "Hunyuan", "Sana", "Lumina", "Cog", "DiT")
 # Of a pipeline, never opened: an audit is about the weights, and pictures are drawn from text alone.
 _UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 _SCHEDULERS = frozenset(
@@ -97,12 +102,22 @@ _ELSEWHERE = {
     "merges_file": "names other merges",
 }
 
+# What a model that draws from text alone has, and a library takes where nothing is said.
+_UNET = {
+    "addition_embed_type": None,
+    "in_channels": 4,
+    "out_channels": 4,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "encoder_hid_dim_type": None,
+    "time_cond_proj_dim": None,
+}
+_VAE = {"latent_channels": 4, "latents_mean": None, "latents_std": None, "shift_factor": None}
 # As deep as a configuration may ask a model to be; published ones stay far below. More would not end.
 _DEEPEST = {
     "num_hidden_layers": 128,
     "layers_per_block": 16,
     "transformer_layers_per_block": 64,
-    "mid_block_layers": 64,
 }
 _MOST_BLOCKS = 8
 
@@ -134,6 +149,8 @@ def family_of(folder: Path) -> Family:
             raise RefusedArtefact.of(
                 adapter, "points-elsewhere", "makes the loader open an adapter too", "merge it into the weights"
             )
+    _check_meaning(folder / "unet" / "config.json", _UNET | {"addition_embed_type": family.added})
+    _check_meaning(folder / "vae" / "config.json", _VAE)
     return family
 
 
@@ -162,16 +179,17 @@ def _check_components(path: Path, index: dict[str, Any], family: Family) -> None
         if part not in index:
             raise RefusedArtefact.of(path, "missing-part", f"names no {part}", "download the whole checkpoint")
     for part, named in index.items():
-        if part.startswith("_") or part in _UNUSED or not isinstance(named, list) or named == [None, None]:
+        known = part in family.classes or part == "scheduler"
+        if part.startswith("_") or part in _UNUSED or (not known and (not isinstance(named, list) or not any(named))):
             continue
         match part, named:
             case "scheduler", ["diffusers", str(scheduler)] if scheduler in _SCHEDULERS:
                 continue
             case "scheduler", _:
                 rule, message = "unknown-class", f"the scheduler is {quoted(named)}, which is not supported"
-            case _ if part not in family.classes:
+            case _ if not known:
                 rule, message = "unknown-part", f"{quoted(part)}, {quoted(named)}, is no part of {family.pipeline}"
-            case _ if tuple(named) != family.classes[part]:
+            case _ if named != list(family.classes[part]):
                 rule, message = "unknown-class", f"{part} is {quoted(named)}, not {list(family.classes[part])}"
             case _:
                 continue
@@ -212,4 +230,16 @@ def _check_depth(path: Path, config: dict[str, Any]) -> None:
                 "too-deep",
                 f"{key} has {len(blocks)}, {_MOST_BLOCKS} at most",
                 "is it the published file?",
+            )
+
+
+def _check_meaning(path: Path, usual: dict[str, Any]) -> None:
+    config = read_object(path)
+    for key, value in usual.items():
+        if (found := config.get(key, (_UNET | _VAE)[key])) != value:
+            raise RefusedArtefact.of(
+                path,
+                "unusual-model",
+                f"{key} is {quoted(found)}, not {value}",
+                "models that draw from text alone are supported, no inpainting, upscaling or distilled guidance",
             )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..model.attention import cross_attentions, seen_attention
+from ..model.conditioning import denoise, read_states
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -48,7 +49,7 @@ def queries(
     with seen_attention(pipeline.unet, see):
         for start in range(0, len(x_t), _RECORDS):
             part = slice(start, start + _RECORDS)
-            pipeline.unet(x_t[part], t[part], text[part])
+            denoise(pipeline, x_t[part], t[part], text[part])
     order = torch.randperm(len(x_t) * _PIXELS, generator=generator)
     return {name: torch.cat(parts)[order.to(parts[0].device)] for name, parts in seen.items()}
 
@@ -72,6 +73,7 @@ def moments(
     Returns:
         Sums of r r^T and, zero without ``also``, of o r^T.
     """
+    text, also = read_states(pipeline, text), None if also is None else read_states(pipeline, also)
     own: Moments = {}
     crossed: Moments = {}
     for layer, module in cross_attentions(pipeline.unet).items():

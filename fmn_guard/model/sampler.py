@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..progress import Progress, silent
+from .conditioning import denoise, text_states
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -27,24 +28,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@torch.inference_mode()
-def text_states(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
-    """States of the text encoder's final layer.
-
-    Returns:
-        (len(prompts), T, d) float32, padded to the tokenizer's length T.
-    """
-    tokens = pipeline.tokenizer(
-        list(prompts),
-        padding="max_length",
-        max_length=pipeline.tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    blocks = tokens.input_ids.to(pipeline.device).split(256)
-    return torch.cat([pipeline.text_encoder(block).last_hidden_state for block in blocks])
 
 
 def starting_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int], size: int | None = None) -> Tensor:
@@ -99,7 +82,7 @@ def draw_latents(
         x = x * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             both = torch.cat([x, x]) if guidance > 1 else x
-            predicted = pipeline.unet(scheduler.scale_model_input(both, t), t, text).sample
+            predicted = denoise(pipeline, scheduler.scale_model_input(both, t), t, text)
             if guidance > 1:
                 free, guided = predicted.chunk(2)
                 predicted = free + guidance * (guided - free)
