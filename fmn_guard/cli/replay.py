@@ -16,7 +16,7 @@ from ..manifest import CheckpointRef
 from ..plan import Plan
 from ..record import Digest, read_record
 from .console import emit_json, shown
-from .device import device_option
+from .device import Precision, Where, device_option, dtype_option
 from .progress import reporting
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def _share(ctx: click.Context, param: click.Parameter, value: str) -> float:
 @click.option("--base", help="Where the base is now, if not where the manifest said.")
 @click.option("--checkpoint", help="The audited checkpoint, of a run of `fmn-guard audit`.")
 @device_option
+@dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was drawn as one JSON document.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def replay(
@@ -58,6 +59,7 @@ def replay(
     base: str | None,
     checkpoint: str | None,
     device: str,
+    precision: Precision,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -74,12 +76,12 @@ def replay(
     from ..audit.replay import replay as draw_again
     from ..model.checkpoint import load_pipeline
 
-    patched = _patched(run, audit, original, checkpoint, device)
+    patched = _patched(run, audit, original, checkpoint, (device, precision))
     with reporting(quiet) as progress:
         found = draw_again(
             plan,
             audit,
-            load_pipeline(original.folder, device),
+            load_pipeline(original.folder, device, precision),
             patched,
             share=share,
             seed=seed,
@@ -118,7 +120,7 @@ def _described(reference: str, identity: Digest, option: str) -> Checkpoint:
 
 
 def _patched(
-    run: Path, audit: Audit, original: Checkpoint, checkpoint: str | None, device: str
+    run: Path, audit: Audit, original: Checkpoint, checkpoint: str | None, where: Where
 ) -> StableDiffusionPipeline:
     from ..forget.patch import apply_patch, patched_digest
     from ..model.checkpoint import load_pipeline
@@ -126,12 +128,12 @@ def _patched(
     if audit.passes_digest is None:
         if checkpoint is None:
             raise InputError(f"{shown(run)} is of a checkpoint that fmn-guard did not make", hint="give --checkpoint")
-        return load_pipeline(_described(checkpoint, audit.patched_digest, "--checkpoint").folder, device)
+        return load_pipeline(_described(checkpoint, audit.patched_digest, "--checkpoint").folder, *where)
     if checkpoint is not None:
         raise InputError(f"{shown(run)} has a patch of its own", hint="leave --checkpoint out")
     patch, identity = run / "patch.safetensors", original.facts.identity
     if patched_digest(patch, identity) != audit.patched_digest:
         raise BrokenChain(f"{patch} is not what audit.json measured", hint="restore it, or audit it again")
-    patched = load_pipeline(original.folder, device)
+    patched = load_pipeline(original.folder, *where)
     apply_patch(patched, patch, identity)
     return patched

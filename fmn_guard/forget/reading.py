@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..model.attention import cross_attentions, seen_attention
 from ..model.conditioning import denoise, read_states
+from ..model.placement import in_double
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -85,7 +86,7 @@ def moments(
             states = text[part]
             turn = torch.arange(start * each, (start + len(states)) * each) % len(asked[name])
             query = asked[name][turn.to(text.device)].unflatten(0, (len(states), each))  # (B, each, heads, c)
-            key = module.head_to_batch_dim(module.to_k(states))
+            key = module.head_to_batch_dim(module.to_k(states.to(module.to_k.weight)))
             probs = module.get_attention_scores(query.transpose(1, 2).flatten(0, 1), key).unflatten(0, (-1, heads))
             read = _averaged(probs, states)
             own[name] += (read.mT @ read).cpu() / each
@@ -112,4 +113,4 @@ def noised(
 
 def _averaged(probs: Tensor, states: Tensor) -> Tensor:
     """(B, heads, P, T) by (B, T, d) -> (heads, B*P, d) float64: in single precision a moment can fall below zero."""
-    return torch.einsum("bhpt,btd->hbpd", probs, states).flatten(1, 2).double()
+    return in_double(torch.einsum("bhpt,btd->hbpd", probs.float(), states).flatten(1, 2))

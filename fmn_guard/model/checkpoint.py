@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..family import STABLE_DIFFUSION, family_of
 from ..tokens import read_tokens
 from ..weights import variant_of
+from .placement import Precision, available_device
 
 
 @contextmanager
@@ -44,19 +45,21 @@ with quiet():  # importing it is what prints advice about torchvision
 _PIPELINES = {pipeline.__name__: pipeline for pipeline in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
 
 
-def load_pipeline(folder: Path, device: str = "cpu") -> StableDiffusionPipeline:
-    """Loads a diffusers folder: safetensors only, no remote code, no safety checker, float32.
+def load_pipeline(folder: Path, device: str = "cpu", precision: Precision = "float32") -> StableDiffusionPipeline:
+    """Loads a diffusers folder: safetensors only, no remote code, no safety checker.
 
     The safety checker is left out on purpose: an audit is about the weights that ship.
 
     Args:
         folder: a folder that `fmn_guard.facts.describe_checkpoint` has accepted.
-        device: ``cpu``, ``cuda`` or ``mps``.
+        device: see `available_device`.
+        precision: of the UNet and the text encoders; the autoencoder is float32, since some overflow in less.
 
     Raises:
-        InputError: a part is missing.
+        InputError: a part is missing, or there is no such device.
         RefusedArtefact: a part does not fit its configuration.
     """
+    place = available_device(device)
     family = family_of(folder)
     refuse_misfits(folder)
     unused: dict[str, object] = {"feature_extractor": None, "image_encoder": None}
@@ -72,7 +75,7 @@ def load_pipeline(folder: Path, device: str = "cpu") -> StableDiffusionPipeline:
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
-                torch_dtype=torch.float32,
+                torch_dtype=getattr(torch, precision),
                 low_cpu_mem_usage=False,
                 **unused,
             )
@@ -87,13 +90,14 @@ def load_pipeline(folder: Path, device: str = "cpu") -> StableDiffusionPipeline:
         getattr(pipeline, part).eval().requires_grad_(False)
     for part in (pipeline.unet, pipeline.vae):
         part.to(memory_format=torch.channels_last)  # a tenth faster on a CPU, the same weights
-    return pipeline.to(device)
+    pipeline.vae.float()
+    return pipeline.to(place)
 
 
 def save_checkpoint(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     """Saves a pipeline as a diffusers folder, whole or not at all.
 
-    Weights are written as float32, exactly as they were audited.
+    Weights are written exactly as they were audited, in the precision that they were loaded in.
 
     Raises:
         InputError: the folder exists and is not empty.

@@ -33,7 +33,7 @@ def text_states(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> Te
     """
     blocks = [list(prompts[start : start + _PROMPTS]) for start in range(0, len(prompts), _PROMPTS)]
     encode = _encode_two if _told_apart(pipeline) else _encode_one
-    return torch.cat([encode(pipeline, block) for block in blocks])
+    return torch.cat([encode(pipeline, block).float() for block in blocks])
 
 
 def read_states(pipeline: StableDiffusionPipeline, text: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def read_states(pipeline: StableDiffusionPipeline, text: Tensor) -> Tensor:
 
 
 def denoise(pipeline: StableDiffusionPipeline, x_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
-    """What the UNet predicts: (B, C, h, w).
+    """What the UNet predicts, in its own precision: (B, C, h, w) float32.
 
     Args:
         pipeline: the model.
@@ -50,6 +50,8 @@ def denoise(pipeline: StableDiffusionPipeline, x_t: Tensor, t: Tensor, text: Ten
         t: one timestep, or (B,).
         text: (B, T, d + p), from `text_states`.
     """
+    precision = pipeline.unet.dtype
+    x_t, text = x_t.to(precision), text.to(precision)
     states = read_states(pipeline, text)
     apart: dict[str, Tensor] | None = None
     if _told_apart(pipeline):
@@ -58,7 +60,7 @@ def denoise(pipeline: StableDiffusionPipeline, x_t: Tensor, t: Tensor, text: Ten
         sizes = x_t.new_tensor([height, width, 0, 0, height, width])
         apart = {"text_embeds": text[:, 0, states.shape[-1] :], "time_ids": sizes.expand(len(x_t), 6)}
     predicted: Tensor = pipeline.unet(x_t, t, states, added_cond_kwargs=apart).sample
-    return predicted
+    return predicted.float()
 
 
 def _told_apart(pipeline: StableDiffusionPipeline) -> bool:

@@ -16,6 +16,7 @@ from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.model.attention import cross_attentions, watch_attention
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.conditioning import denoise, read_states, text_states
+from fmn_guard.model.placement import available_device
 from fmn_guard.model.sampler import draw_latents, starting_noise
 from fmn_guard.plan import compile_plan
 from fmn_guard.record import digest, parse_plain
@@ -155,3 +156,41 @@ def test_half_precision_variant_is_loaded_as_what_it_holds(tmp_path):
     loaded = load_pipeline(tmp_path / "half")
     for name, weight in whole.unet.state_dict().items():
         assert torch.equal(loaded.unet.state_dict()[name], weight.half().float())
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_base_in_bfloat16_takes_edits_in_float32(family, tmp_path):
+    folder = save_tiny_family(tmp_path / "checkpoint", family)
+    checkpoint = describe_checkpoint(CheckpointRef(checkpoint=str(folder)), folder)
+    document = {
+        "apiVersion": "fmn-guard/v1",
+        "kind": "ConceptManifest",
+        "metadata": {"name": "precision"},
+        "spec": {
+            "base": {"checkpoint": str(folder)},
+            "concepts": [{"kind": "object", "phrase": "lion"}],
+            "eraser": {"steps": 2, "learning_rate": 0.01},
+        },
+    }
+    plan = compile_plan(parse_plain(document, Manifest), load_suite(suites() / "smoke"), checkpoint)
+    pictures = {}
+    for precision in ("float32", "bfloat16"):
+        (out := tmp_path / precision).mkdir()
+        run_plan(plan, checkpoint, out, precision=precision)
+        _, edits = read_patch(out / "patch.safetensors")
+        assert edits and {edit.dtype for edit in edits.values()} == {torch.float32}
+        pipeline = load_pipeline(folder, precision=precision)
+        assert pipeline.unet.dtype == pipeline.text_encoder.dtype == getattr(torch, precision)
+        assert pipeline.vae.dtype == torch.float32
+        pictures[precision] = draw_latents(pipeline, ["a lion"], [1], steps=2, guidance=3.0)
+    # Eight bits of a number are not twenty-four, but the picture is the same one.
+    torch.testing.assert_close(pictures["bfloat16"], pictures["float32"], rtol=0.1, atol=0.1)
+
+
+def test_device_that_is_not_there_is_an_error_that_names_those_that_are(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(InputError, match="finds .*cpu") as caught:
+        load_pipeline(tmp_path, "cuda:7")
+    assert "auto" in str(caught.value.hint)
+    assert available_device("auto").type in ("cpu", "mps")
