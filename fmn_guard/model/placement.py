@@ -29,11 +29,7 @@ def available_device(name: str) -> torch.device:
         device.type == "mps" and not mps
     )
     if missing:
-        here = [
-            *(f"cuda:{i}" for i in range(torch.cuda.device_count() if cuda else 0)),
-            *(["mps"] if mps else []),
-            "cpu",
-        ]
+        here = [f"cuda:{i}" for i in range(torch.cuda.device_count() if cuda else 0)] + ["mps"] * mps + ["cpu"]
         raise InputError(
             f"no device {name!r}: PyTorch {torch.__version__} finds {', '.join(here)}",
             hint="--device auto takes the fastest there is; for a GPU, install a PyTorch that is built for it",
