@@ -375,3 +375,39 @@ def test_picture_digest_follows_names_and_bytes(folder: Path) -> None:
     assert describe(folder).image_folder_digest("pictures") == one
     (pictures / "a.png").rename(pictures / "b.PNG")
     assert describe(folder).image_folder_digest("pictures") != one
+
+
+# ---- the hub
+
+
+def hub_folder(cache: Path, revision: str) -> Path:
+    """A snapshot in the hub's cache, laid as its library does."""
+    repository = cache / "models--someone--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision, encoding="utf-8")
+    return save_paper_checkpoint(repository / "snapshots" / revision)
+
+
+def test_pinned_snapshot_in_the_cache_is_found_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    revision = "5" * 40
+    snapshot = hub_folder(tmp_path, revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    found = describe_checkpoint(CheckpointRef(checkpoint="someone/model", revision=revision), tmp_path / "elsewhere")
+    assert found.folder == snapshot
+
+
+def test_hub_id_that_cannot_be_fetched_is_bad_input_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="someone/model@55555555 cannot be fetched") as caught:
+        describe_checkpoint(CheckpointRef(checkpoint="someone/model", revision="5" * 40), tmp_path)
+    assert "give its path" in str(caught.value.hint)

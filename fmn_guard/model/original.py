@@ -160,7 +160,9 @@ def _unet(config: dict[str, Any]) -> Callable[[str], Slot]:
         match re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", name):
             case None:
                 rest = _replaced(name, _OUTSIDE)
-                return Slot(_replaced(rest, _RESNET) if rest.startswith("middle_block") else rest)
+                return Slot(
+                    _replaced(rest, _RESNET) if rest.startswith(("middle_block.0.", "middle_block.2.")) else rest
+                )
             case found:
                 way, kind, tail = found[1], found[3], found[5]
                 level, layer = int(found[2]), int(found[4])
