@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import struct
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fmn_guard.errors import InputError, RefusedArtefact
 from fmn_guard.facts import describe_checkpoint, list_pictures
 from fmn_guard.manifest import CheckpointRef
+from fmn_guard.tensors import tensor_rows
 from fmn_guard.weights import weights_digest
 
 from .paper import WEIGHT_FILES, WEIGHTS, Tensors, describe, save_paper_checkpoint, write_safetensors
@@ -411,3 +416,36 @@ def test_hub_id_that_cannot_be_fetched_is_bad_input_that_says_so(
     with pytest.raises(InputError, match="someone/model@55555555 cannot be fetched") as caught:
         describe_checkpoint(CheckpointRef(checkpoint="someone/model", revision="5" * 40), tmp_path)
     assert "give its path" in str(caught.value.hint)
+
+
+# ---- finite numbers
+
+
+EDGES = (0x00, 0x7F, 0x80, 0xEF, 0xF0, 0xFF), (0x7B, 0x7C, 0x7F, 0xFC, 0xFF)
+NEARLY = [bytes(pair) for pair in itertools.product(*EDGES)]
+"""The last two bytes of numbers at the edge of infinity."""
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("F16", "e"), ("F32", "f"), ("F64", "d"), ("BF16", "")])
+@settings(deadline=None)
+@given(data=st.data())
+def test_file_is_finite_exactly_if_each_of_its_numbers_is(
+    dtype: str, code: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    size = struct.calcsize(f"<{code}") if code else 2
+    # patterns whose upper bytes are all ones, or nearly, come up by themselves too seldom
+    number = st.binary(min_size=size, max_size=size) | st.builds(
+        lambda low, high: low[: size - 2] + high, st.binary(min_size=size, max_size=size), st.sampled_from(NEARLY)
+    )
+    numbers = data.draw(st.lists(number, min_size=1, max_size=6))
+    values = (struct.unpack(f"<{code}", n)[0] if code else struct.unpack("<f", b"\0\0" + n)[0] for n in numbers)
+    file = tmp_path_factory.getbasetemp() / "numbers.safetensors"
+    payload = b"".join(numbers)
+    entry = {"dtype": dtype, "shape": [len(numbers)], "data_offsets": [0, len(payload)]}
+    header = json.dumps({"a": entry}).encode()
+    file.write_bytes(struct.pack("<Q", len(header)) + header + payload)
+    if all(math.isfinite(value) for value in values):
+        assert len(list(tensor_rows(file))) == 1
+    else:
+        with pytest.raises(RefusedArtefact, match="not-finite"):
+            list(tensor_rows(file))
