@@ -84,8 +84,10 @@ def apply(
         say(f"warning: {warning}")
     if finished_passes(run, plan) is None:
         from ..model.fit import refuse_misfits
+        from ..model.placement import available_device
 
-        refuse_misfits(checkpoint.folder)  # while nothing is written yet
+        available_device(device)  # while nothing is written yet
+        refuse_misfits(checkpoint.folder)
     open_folder(run, plan)
     say(f"run folder: {shown(run)}")
     with reporting(quiet) as progress:

@@ -44,7 +44,7 @@ def pipeline(folder):
 
 
 def test_facts_tell_family_and_prediction(folder, checkpoint):
-    name = folder.parent.name.rstrip("0123456789") or folder.parent.name
+    name = folder.parent.name
     facts = checkpoint.facts
     assert facts.family == ("stable-diffusion-xl" if "sdxl" in name else "stable-diffusion")
     assert facts.prediction_type == ("v_prediction" if "-v" in name else "epsilon")
@@ -104,9 +104,8 @@ def small(plan):
     """The plan with little language to retain and few steps to draw; the path is the same."""
     retain = plan.passes[0].retain.model_copy(update={"sentences": 64, "pictures": 4})
     passes = tuple(spec.model_copy(update={"retain": retain}) for spec in plan.passes)
-    return plan.model_copy(
-        update={"passes": passes, "probes": plan.probes[:24], "sampler": plan.sampler.model_copy(update={"steps": 2})}
-    )
+    sampler = plan.sampler.model_copy(update={"steps": 2})
+    return plan.model_copy(update={"passes": passes, "probes": plan.probes[:8], "sampler": sampler, "detectors": ()})
 
 
 def test_the_same_manifest_goes_from_plan_to_audit(folder, checkpoint, tmp_path):
@@ -193,7 +192,7 @@ def test_base_in_bfloat16_takes_edits_in_float32(family, tmp_path):
         assert pipeline.vae.dtype == torch.float32
         pictures[precision] = draw_latents(pipeline, ["a lion"], [1], steps=2, guidance=3.0)
     # Eight bits of a number are not twenty-four, but the picture is the same one.
-    torch.testing.assert_close(pictures["bfloat16"], pictures["float32"], rtol=0.1, atol=0.1)
+    assert (pictures["bfloat16"] - pictures["float32"]).norm() < 0.1 * pictures["float32"].norm()
 
 
 def test_device_that_is_not_there_is_an_error_that_names_those_that_are(tmp_path):
