@@ -28,7 +28,10 @@ from ..tiny import FAMILIES, save_tiny_family
 PROMPTS = ("a photo of a lion!", "lion, !! on a blue background")
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+SLOW = ("sd2", "sdxl-turbo")  # each differs from another only in its scheduler, padding or file layout
+
+
+@pytest.fixture(scope="module", params=[pytest.param(f, marks=pytest.mark.slow if f in SLOW else ()) for f in FAMILIES])
 def folder(request, tmp_path_factory):
     return save_tiny_family(tmp_path_factory.mktemp(request.param) / "checkpoint", request.param)
 
@@ -166,7 +169,7 @@ def test_half_precision_variant_is_loaded_as_what_it_holds(tmp_path):
         assert torch.equal(loaded.unet.state_dict()[name], weight.half().float())
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_base_in_bfloat16_takes_edits_in_float32(family, tmp_path):
     folder = save_tiny_family(tmp_path / "checkpoint", family)
     checkpoint = describe_checkpoint(CheckpointRef(checkpoint=str(folder)), folder)
