@@ -128,17 +128,9 @@ class Bench:
         )
         if kept.exists():
             return read_record(kept, Score)
-        sampler = self._plan.sampler
         prompts = [subject.sentence(frame) for frame in subject.frames]
-        latents = draw_latents(
-            base,
-            prompts,
-            range(FIRST_ANCHOR_SEED, FIRST_ANCHOR_SEED + len(prompts)),
-            steps=sampler.steps,
-            guidance=sampler.guidance,
-            size=sampler.size,
-            batch=sampler.batch,
-        )
+        seeds = range(FIRST_ANCHOR_SEED, FIRST_ANCHOR_SEED + len(prompts))
+        latents = draw_latents(base, prompts, seeds, self._plan.sampler)
         found = invert(base, latents, subject.frames, self._protocol.word, settings, _said)
         r = sentence_vector(base, subject.sentence(subject.template))
         cosines = F.cosine_similarity(sentence_vectors(base, subject.template, found), r[None])

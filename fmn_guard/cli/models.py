@@ -11,6 +11,7 @@ from ..facts import Checkpoint, describe_checkpoint
 from ..manifest import CheckpointRef
 from ..record import Digest
 from .console import shown
+from .device import Where
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -32,7 +33,7 @@ def described(reference: str, identity: Digest, option: str) -> Checkpoint:
 
 
 def audited_model(
-    run: Path, audit: Audit, original: Checkpoint, checkpoint: str | None, device: str
+    run: Path, audit: Audit, original: Checkpoint, checkpoint: str | None, where: Where
 ) -> StableDiffusionPipeline:
     """Loads what a run audited: the base with the run's patch, or a checkpoint from elsewhere.
 
@@ -41,7 +42,7 @@ def audited_model(
         audit: Its audit.
         original: The base.
         checkpoint: Where the audited checkpoint is, of a run that has no patch.
-        device: Where to compute.
+        where: Where to compute, and in which precision.
 
     Raises:
         InputError: a checkpoint is needed and not given, or the other way round.
@@ -54,12 +55,12 @@ def audited_model(
     if audit.passes_digest is None:
         if checkpoint is None:
             raise InputError(f"{shown(run)} is of a checkpoint that fmn-guard did not make", hint="give --checkpoint")
-        return load_pipeline(described(checkpoint, audit.patched_digest, "--checkpoint").folder, device)
+        return load_pipeline(described(checkpoint, audit.patched_digest, "--checkpoint").folder, *where)
     if checkpoint is not None:
         raise InputError(f"{shown(run)} has a patch of its own", hint="leave --checkpoint out")
     patch, identity = run / "patch.safetensors", original.facts.identity
     if patched_digest(patch, identity) != audit.patched_digest:
         raise BrokenChain(f"{patch} is not what audit.json measured", hint="restore it, or audit it again")
-    patched = load_pipeline(original.folder, device)
+    patched = load_pipeline(original.folder, *where)
     apply_patch(patched, patch, identity)
     return patched

@@ -238,7 +238,7 @@ def _measure(
     run = audited.run
     if patched is None:
         audit = read_record(run / "audit.json", Audit)
-        model = audited_model(run, audit, audited.original, checkpoint, device)
+        model = audited_model(run, audit, audited.original, checkpoint, (device, "float32"))
     elif Path(patched).is_file():
         model = load_pipeline(audited.original.folder, device)
         apply_patch(model, Path(patched), audited.plan.base.identity)

@@ -17,6 +17,7 @@ _EXTRAS = {
     "PIL": "run",
     "accelerate": "run",
     "diffusers": "run",
+    "picklescan": "run",
     "numpy": "run",
     "safetensors": "run",
     "torch": "run",

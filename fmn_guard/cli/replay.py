@@ -14,7 +14,7 @@ from ..gate import check_run
 from ..plan import Plan
 from ..record import read_record
 from .console import emit_json
-from .device import device_option
+from .device import Precision, device_option, dtype_option
 from .models import audited_model, described
 from .progress import reporting
 
@@ -45,6 +45,7 @@ def _share(ctx: click.Context, param: click.Parameter, value: str) -> float:
 @click.option("--base", help="Where the base is now, if not where the manifest said.")
 @click.option("--checkpoint", help="The audited checkpoint, of a run of `fmn-guard audit`.")
 @device_option
+@dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was drawn as one JSON document.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def replay(
@@ -55,6 +56,7 @@ def replay(
     base: str | None,
     checkpoint: str | None,
     device: str,
+    precision: Precision,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -71,12 +73,12 @@ def replay(
     from ..audit.replay import replay as draw_again
     from ..model.checkpoint import load_pipeline
 
-    patched = audited_model(run, audit, original, checkpoint, device)
+    patched = audited_model(run, audit, original, checkpoint, (device, precision))
     with reporting(quiet) as progress:
         found = draw_again(
             plan,
             audit,
-            load_pipeline(original.folder, device),
+            load_pipeline(original.folder, device, precision),
             patched,
             share=share,
             seed=seed,

@@ -30,7 +30,7 @@ from torch import Tensor
 from ..errors import PassError
 from ..evidence import PassRecord
 from ..model.attention import EditedLinear, speaking_as_base, watch_attention
-from ..model.sampler import text_states
+from ..model.conditioning import denoise, text_states
 from ..plan import PassSpec, TrainingPrompt
 from ..progress import Progress, silent
 from .closed_form import redirect
@@ -113,7 +113,7 @@ def resteer(
                 rows = seen.rows[part]
                 tape.wanted = watched_tokens([spec.prompts[i] for i in rows], named.shape[1]).to(named.device)
                 tape.masses.clear()
-                predicted = pipeline.unet(seen.x_t[part], seen.t[part], named[rows]).sample
+                predicted = denoise(pipeline, seen.x_t[part], seen.t[part], named[rows])
                 mass = tape.mass().mean()
                 error = (predicted - seen.target[part]).square().mean()
                 masses.append(mass.item())
@@ -188,7 +188,7 @@ class _Records:
         self.rows = torch.randint(0, len(named), (len(self.t),), generator=generator)
         blocks = zip(*(part.split(_BATCH) for part in (self.x_t, self.t, anchored[self.rows])), strict=True)
         with speaking_as_base(layers):
-            self.target = torch.cat([pipeline.unet(x_t, t, text).sample for x_t, t, text in blocks])
+            self.target = torch.cat([denoise(pipeline, x_t, t, text) for x_t, t, text in blocks])
 
     def read(self) -> tuple[Moments, Moments]:
         """Mean moments of what the base reads of the name, by itself and with the anchor read in its place."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..model.sampler import draw_latents, text_states
+from ..model.conditioning import text_states
+from ..model.sampler import draw_latents
 from ..plan import RetainSpec
 from ..sentences import vocabulary_sentences
 from ..suite import Sampler

@@ -17,6 +17,7 @@ from ..evidence import PassRecord, PassRecords
 from ..facts import Checkpoint
 from ..model.attention import EditedLinear, edited_values, speaking_as_base
 from ..model.checkpoint import load_pipeline
+from ..model.placement import Precision
 from ..model.sampler import draw_latents, encode, threads
 from ..plan import PassSpec, Plan, TrainingPrompt
 from ..progress import Progress, silent
@@ -39,7 +40,13 @@ IMAGE_SEED = 500_000  # far from the shipped suites' seeds, lest an audit pictur
 
 
 def run_plan(
-    plan: Plan, checkpoint: Checkpoint, out: Path, *, device: str = "cpu", progress: Progress = silent
+    plan: Plan,
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    device: str = "cpu",
+    precision: Precision = "float32",
+    progress: Progress = silent,
 ) -> PassRecords:
     """Runs every pass, in the plan's sequence.
 
@@ -52,6 +59,7 @@ def run_plan(
         out: run folder; receives ``patch.safetensors``, ``passes.json`` and, where the plan looks between passes, the
             patches as they were there.
         device: where to compute.
+        precision: in which the base is held meanwhile; edits are float32.
         progress: told of each step.
 
     Raises:
@@ -60,7 +68,7 @@ def run_plan(
     """
     _check(plan, checkpoint)
     out.mkdir(parents=True, exist_ok=True)
-    pipeline = load_pipeline(checkpoint.folder, device)
+    pipeline = load_pipeline(checkpoint.folder, device, precision)
     language = RetainedLanguage(pipeline, checkpoint.words(), plan.sampler)
     ledger = _Ledger(out, plan.digest)
     with edited_values(pipeline.unet) as layers:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..progress import Progress, silent
 from ..suite import Sampler
+from .conditioning import denoise, text_states
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -28,24 +29,6 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@torch.inference_mode()
-def text_states(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
-    """States of the text encoder's final layer.
-
-    Returns:
-        (len(prompts), T, d) float32, padded to the tokenizer's length T.
-    """
-    tokens = pipeline.tokenizer(
-        list(prompts),
-        padding="max_length",
-        max_length=pipeline.tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    blocks = tokens.input_ids.to(pipeline.device).split(256)
-    return torch.cat([pipeline.text_encoder(block).last_hidden_state for block in blocks])
 
 
 def starting_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int], size: int | None = None) -> Tensor:
@@ -97,10 +80,10 @@ def draw_latents(
         for step, t in enumerate(scheduler.timesteps):
             scaled = scheduler.scale_model_input(x, t)
             if sampler.guidance > 1 and step < sampler.steps - sampler.unguided:
-                free, named = pipeline.unet(torch.cat([scaled, scaled]), t, both_texts).sample.chunk(2)
+                free, named = denoise(pipeline, torch.cat([scaled, scaled]), t, both_texts).chunk(2)
                 predicted = free + sampler.guidance * (named - free)
             else:
-                predicted = pipeline.unet(scaled, t, text).sample
+                predicted = denoise(pipeline, scaled, t, text)
             x = scheduler.step(predicted, t, x).prev_sample
         drawn.append(x)
         progress("drawing", min(start + batch, len(prompts)), len(prompts))

@@ -11,7 +11,7 @@ from fmn_guard.forget.resteer import Descent, anchored_states, resteer, watched_
 from fmn_guard.forget.retain import Retained
 from fmn_guard.model.attention import edited_values
 from fmn_guard.model.checkpoint import load_pipeline
-from fmn_guard.model.sampler import text_states
+from fmn_guard.model.conditioning import text_states
 from fmn_guard.plan import PassSpec, RetainSpec, StopSpec, TrainingPrompt
 
 PROMPTS = (

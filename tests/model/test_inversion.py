@@ -16,8 +16,8 @@ from fmn_guard.errors import InputError
 from fmn_guard.inversion import InversionSettings
 from fmn_guard.model.attention import edited_values
 from fmn_guard.model.checkpoint import load_pipeline
+from fmn_guard.model.conditioning import text_states
 from fmn_guard.model.inversion import invert, inverted_states, sentence_vector, sentence_vectors, spoken
-from fmn_guard.model.sampler import text_states
 
 FRAMES = ("a photo of a {x}", "a {x} in the style of pixel art", "a photo of a {x}")
 SETTINGS = InversionSettings(seeds=(3, 4), steps=3, batch=2, learning_rate=0.1)

@@ -8,7 +8,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from fmn_guard.model.checkpoint import load_pipeline
-from fmn_guard.model.sampler import decode, draw, draw_latents, encode, starting_noise, text_states, threads, to_pixels
+from fmn_guard.model.conditioning import text_states
+from fmn_guard.model.sampler import decode, draw, draw_latents, encode, starting_noise, threads, to_pixels
 from fmn_guard.suite import Sampler
 
 
