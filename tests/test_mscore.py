@@ -147,7 +147,7 @@ def test_cost_counts_every_seed_step_and_picture_of_both_models(plan: Plan, prot
     assert cost.pictures == 9 * 8 + 2 * jobs * 3 * 8
     cheaper = estimate(protocol, plan, cached=jobs, seconds_each=0.1)
     assert cheaper.evaluations * 2 == cost.evaluations
-    drawing = cost.pictures * 5 * 2 / 2  # 5 steps, guided, without gradients
+    drawing = cost.pictures * (2 * 2 + 2) / 2  # 4 steps, 2 of them guided, without gradients
     assert cheaper.seconds == pytest.approx((cheaper.evaluations + drawing) * 0.1)
     assert "39 of them known already" in cheaper.words
 
