@@ -43,6 +43,8 @@ class Preset:
     look_every: int
     gone: float
     threads: int
+    stored_error: float = 1e-3
+    stored_share: float = 0.01
 
 
 PRESETS = {

@@ -42,6 +42,19 @@ def weights_digest(folder: Path) -> Digest:
     return bytes_digest(content)
 
 
+def unet_bytes(folder: Path) -> int:
+    """Bytes of a checkpoint's UNet, as it is stored: of its tensors, without headers.
+
+    Raises:
+        RefusedArtefact: as `weights_digest`.
+    """
+    total = 0
+    for file in _shards(folder / "unet"):
+        with file.open("rb") as stream:
+            total += file.stat().st_size - 8 - struct.unpack("<Q", stream.read(8))[0]
+    return int(total)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads one configuration of a checkpoint.
 

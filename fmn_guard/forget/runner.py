@@ -17,11 +17,13 @@ from ..evidence import PassRecord, PassRecords
 from ..facts import Checkpoint
 from ..model.attention import EditedLinear, edited_values, speaking_as_base
 from ..model.checkpoint import load_pipeline
-from ..model.sampler import draw_latents, encode, threads
+from ..model.sampler import draw_latents, encode, text_states, threads
 from ..plan import PassSpec, Plan, TrainingPrompt
 from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, write_atomic, write_record
-from .patch import write_patch
+from ..weights import unet_bytes
+from .factors import dense, store
+from .patch import PATCH, Part, PartFacts, Patch, edits_after, pack, unpack, write_patch
 from .resteer import resteer
 from .retain import RetainedLanguage
 from .watch import StopWatch
@@ -57,21 +59,19 @@ def run_plan(
     out.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(checkpoint.folder, device)
     language = RetainedLanguage(pipeline, checkpoint.words(), plan.sampler)
+    whole = unet_bytes(checkpoint.folder)
     with edited_values(pipeline.unet) as layers:
         ledger = _Ledger(out, plan.digest)
-        records = ledger.resume(layers)
+        records, parts = ledger.resume()
+        for name, edit in edits_after(parts).items():
+            layers[name].edit = edit.to(layers[name].edit)
         for spec in plan.passes[len(records) :]:
             with threads(spec.threads):
-                records.append(_run_pass(pipeline, layers, spec, plan, checkpoint, language, progress))
-            ledger.keep(layers, records)
-        edits = {name: layer.edit for name, layer in layers.items()}
-        patch_digest = write_patch(
-            out / "patch.safetensors",
-            edits,
-            base_digest=plan.base.identity,
-            plan_digest=plan.digest,
-            concepts=[spec.slug for spec in plan.passes],
-        )
+                record, part = _run_pass(pipeline, layers, spec, plan, checkpoint, language, whole, progress)
+            records.append(record)
+            parts.append(part)
+            ledger.keep(records, parts)
+    patch_digest = write_patch(out / PATCH, Patch(plan.base.identity, whole, tuple(parts)))
     result = PassRecords(
         plan_digest=plan.digest, base_digest=plan.base.identity, passes=tuple(records), patch_digest=patch_digest
     )
@@ -101,8 +101,9 @@ def _run_pass(
     plan: Plan,
     checkpoint: Checkpoint,
     language: RetainedLanguage,
+    whole: int,
     progress: Progress,
-) -> PassRecord:
+) -> tuple[PassRecord, Part]:
     latents = _pictures_to_forget(pipeline, layers, spec, plan, checkpoint)
     shown = bytes_digest(np.ascontiguousarray(latents.cpu().numpy()).tobytes())
     still_shown = None
@@ -111,7 +112,28 @@ def _run_pass(
     with speaking_as_base(layers):
         anchors = _pictures_of_anchors(pipeline, spec, plan)
         retained = language.moments(spec.retain)
-    return resteer(pipeline, layers, spec, torch.cat([latents, anchors]), retained, shown, still_shown, progress)
+    before = {name: layer.edit for name, layer in layers.items()}
+    record = resteer(pipeline, layers, spec, torch.cat([latents, anchors]), retained, shown, still_shown, progress)
+    named = text_states(pipeline, [prompt.text for prompt in spec.prompts]).flatten(0, 1).cpu().double()
+    # what is read of the name is an average of its states: they hold every direction of it
+    read = {name: moment.mean(0) + named.T @ named / len(named) for name, moment in retained.whole.items()}
+    stored = store(
+        {name: layer.edit - before[name] for name, layer in layers.items()},
+        {name: layer.frozen.weight for name, layer in layers.items()},
+        read,
+        spec.stored_as,
+        whole,
+    )
+    for name, edit in stored.edits.items():
+        layers[name].edit = before[name] + dense(edit).to(before[name])
+    return record, Part(_facts(spec, plan, record, stored.error), stored.edits)
+
+
+def _facts(spec: PassSpec, plan: Plan, record: PassRecord, error: float) -> PartFacts:
+    metrics = {"steps": float(record.steps), "drift": record.drift, "error": round(error, 6)}
+    if record.still_shown:
+        metrics["still_shown"] = record.still_shown[-1]
+    return PartFacts(concepts=(spec.slug,), kind=spec.kind, plan_digest=plan.digest, metrics=metrics)
 
 
 def _pictures_to_forget(
@@ -152,10 +174,11 @@ def _draw(pipeline: StableDiffusionPipeline, plan: Plan, prompts: list[str], fir
 
 
 class _Done(Record):
-    """What the edits in a ledger come from."""
+    """What the parts in a ledger come from."""
 
     plan_digest: Digest
     passes: tuple[PassRecord, ...]
+    parts: tuple[PartFacts, ...]
 
 
 class _Ledger:
@@ -168,21 +191,20 @@ class _Ledger:
         self._path = out / "passes.partial.safetensors"
         self._plan_digest = plan_digest
 
-    def resume(self, layers: dict[str, EditedLinear]) -> list[PassRecord]:
+    def resume(self) -> tuple[list[PassRecord], list[Part]]:
         if not self._path.exists():
-            return []
+            return [], []
         with safe_open(self._path, "pt") as file:
             done = _Done.model_validate_json(file.metadata()["done"])
             if done.plan_digest != self._plan_digest:
-                return []
-            for name, layer in layers.items():
-                layer.edit = file.get_tensor(name).to(layer.edit)
-        return list(done.passes)
+                return [], []
+            parts = unpack(done.parts, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        return list(done.passes), list(parts)
 
-    def keep(self, layers: dict[str, EditedLinear], records: list[PassRecord]) -> None:
-        edits = {name: layer.edit.cpu().contiguous() for name, layer in layers.items()}
-        done = _Done(plan_digest=self._plan_digest, passes=tuple(records))
-        write_atomic(self._path, save(edits, {"done": done.model_dump_json()}))
+    def keep(self, records: list[PassRecord], parts: list[Part]) -> None:
+        facts = tuple(part.facts for part in parts)
+        done = _Done(plan_digest=self._plan_digest, passes=tuple(records), parts=facts)
+        write_atomic(self._path, save(pack(parts), {"done": done.model_dump_json()}))
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
