@@ -27,5 +27,5 @@ def main() -> None:
 main.commands = Commands(
     *("init", "lint", "plan", "apply", "audit", "report", "gate"),
     *("verify", "keygen", "sign", "replay", "diff", "clean", "migrate"),
-    *("no-pickle", "policy", "schema", "sample", "doctor", "completion"),
+    *("patch", "no-pickle", "policy", "schema", "sample", "doctor", "completion"),
 )

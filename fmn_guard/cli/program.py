@@ -18,6 +18,7 @@ _EXTRAS = {
     "accelerate": "run",
     "diffusers": "run",
     "numpy": "run",
+    "peft": "run",
     "safetensors": "run",
     "torch": "run",
     "transformers": "run",

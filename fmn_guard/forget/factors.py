@@ -82,7 +82,9 @@ def store(
         for name, change in changes.items()
         if change.ndim == 2
     }
-    ranks = _ranks(layers, how.error, how.share * unet_bytes - sum(2 * c.numel() for c in changes.values() if c.ndim != 2))
+    ranks = _ranks(
+        layers, how.error, how.share * unet_bytes - sum(2 * c.numel() for c in changes.values() if c.ndim != 2)
+    )
     edits = {name: layers[name].cut(ranks[name]) if name in layers else c.to(_STORED) for name, c in changes.items()}
     lost = [layer.energy(layer.change - dense(edits[name]).double()) for name, layer in layers.items()]
     edits = {name: edit for name, edit in edits.items() if bytes_of(edit)}
@@ -101,7 +103,7 @@ class _Layer:
         self.delivered: list[float] = (values.flip(0).clamp(min=0) / self._size).tolist()
         self.direction_bytes = 2 * sum(change.shape)
         self.most = -(-change.numel() // sum(change.shape))  # at this rank the differences are smaller
-    
+
     def energy(self, change: Tensor) -> float:
         """What a change delivers, squared, relative to the weight's own."""
         return (change @ self._read * change).sum().item() / self._size

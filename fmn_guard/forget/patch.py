@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -38,7 +38,7 @@ class PartFacts(Record):
     """Kind of the concept, or ``correction``; None where they are of several."""
     plan_digest: Digest
     """The plan it came from."""
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     """What is known of it when it is written, by the name of a field of `fmn_guard.evidence.PassRecord`; and ``error``,
     how far what is stored is from what the pass computed: root mean square over what layers read, relative to what
     their weights deliver of it."""
@@ -123,7 +123,7 @@ def unpack(facts: Sequence[PartFacts], tensors: dict[str, Tensor]) -> tuple[Part
     left = dict(tensors)
     while left:
         key = next(iter(left))
-        number, name, form = key.split("/")
+        number, name, _ = key.split("/")
         if not (number.isdecimal() and int(number) < len(facts)):
             raise ValueError(f"{key} belongs to no part")
         found: list[Tensor | None] = [left.pop(f"{number}/{name}/{each}", None) for each in ("up", "down", "delta")]
