@@ -95,6 +95,7 @@ def add(target: Path, other: Path, concepts: tuple[str, ...], out: Path) -> None
     patched checkpoint as its base.
     """
     from ..forget.combine import joined, only
+    from ..forget.folder import patch_of
     from ..forget.patch import read_patch
 
     new = read_patch(_file_of(other))
@@ -102,7 +103,7 @@ def add(target: Path, other: Path, concepts: tuple[str, ...], out: Path) -> None
 
     def with_more(patch: Patch) -> Patch:
         on_top = None
-        if new.base_digest != patch.base_digest and target.is_dir():
+        if new.base_digest != patch.base_digest and target.is_dir() and patch_of(target) is not None:
             on_top = describe_checkpoint(CheckpointRef(checkpoint=str(target.absolute())), Path()).facts.identity
         return joined([patch, new], also=on_top)
 
