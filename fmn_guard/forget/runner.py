@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -192,14 +192,15 @@ class _Ledger:
         self._plan_digest = plan_digest
 
     def resume(self) -> tuple[list[PassRecord], list[Part]]:
-        if not self._path.exists():
-            return [], []
-        with safe_open(self._path, "pt") as file:
-            done = _Done.model_validate_json(file.metadata()["done"])
-            if done.plan_digest != self._plan_digest:
-                return [], []
-            parts = unpack(done.parts, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        return list(done.passes), list(parts)
+        try:
+            with safe_open(self._path, "pt") as file:
+                done = _Done.model_validate_json((file.metadata() or {}).get("done", ""))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if done.plan_digest == self._plan_digest:
+                return list(done.passes), list(unpack(done.parts, tensors))
+        except (SafetensorError, OSError, ValueError):  # there is none, or none of this version
+            pass
+        return [], []
 
     def keep(self, records: list[PassRecord], parts: list[Part]) -> None:
         facts = tuple(part.facts for part in parts)
