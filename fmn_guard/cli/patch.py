@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..errors import InputError, RefusedArtefact
 from ..facts import describe_checkpoint
@@ -54,7 +54,8 @@ def patch() -> None:
     show_default=True,
     help="float32: edited weights as they were audited. base: rounded to the base's own type, which is another model.",
 )
-def apply(checkpoint: str, patch: Path, out: Path, precision: Precision) -> None:
+@click.option("--final", is_flag=True, help="Keep nothing by which the patch can be taken off: for publishing.")
+def apply(checkpoint: str, patch: Path, out: Path, precision: Precision, final: bool) -> None:
     """Write a patched checkpoint: the base's folder with a patch in its weights.
 
     Refused where the patch was made for another base. The folder keeps the patch, and what it took the place of, in
@@ -66,8 +67,10 @@ def apply(checkpoint: str, patch: Path, out: Path, precision: Precision) -> None
     from ..forget.patch import read_patch
 
     path = _file_of(patch)
-    patch_folder(base, read_patch(path), path, out, precision)
+    patch_folder(base, read_patch(path), path, out, precision, revertible=not final)
     talk(f"wrote {shown(out)}")
+    if not final:
+        talk("its folder fmn-guard gives the base back: do not publish it; --final leaves it out")
     if precision == "base":
         talk("its weights are rounded: what was audited is another model, so audit this one with `fmn-guard audit`")
 
@@ -189,7 +192,7 @@ def inspect(target: Path, as_json: bool) -> None:
     click.echo(f"base: {found.base_digest}\nbytes: {told['bytes']:,}, {_share(told['share_of_unet'])} of the UNet's")
     for part, said in zip(found.parts, told["parts"], strict=True):
         title = f"{', '.join(part.facts.concepts)}: {said['bytes']:,} bytes, {_share(said['share_of_unet'])}"
-        table = Table("Layer", "Form", "Bytes", "Norm", title=title, title_justify="left", box=None)
+        table = Table(Column("Layer", overflow="fold"), "Form", "Bytes", "Norm", title=title, box=None)
         for layer in said["layers"]:
             form = f"rank {layer['rank']}" if layer["rank"] is not None else "differences"
             table.add_row(layer["name"], form, f"{layer['bytes']:,}", f"{layer['norm']:.4g}")

@@ -3,7 +3,8 @@
 base folder, patch --patch_folder--> patched folder --revert_folder--> base folder, byte for byte
 
 Beside the base's own files stand ``fmn-guard/patch.safetensors``, the patch, and ``fmn-guard/originals.safetensors``,
-the bytes that it took the place of. Only the files of the UNet that hold edited weights are written anew.
+the bytes that it took the place of; a folder that is to be published goes without, for they undo the patch. Only the
+files of the UNet that hold edited weights are written anew.
 """
 
 from __future__ import annotations
@@ -53,7 +54,15 @@ def patch_of(folder: Path) -> Path | None:
     return patch if patch.is_file() else None
 
 
-def patch_folder(base: Checkpoint, patch: Patch, path: Path, out: Path, precision: Precision = "float32") -> None:
+def patch_folder(
+    base: Checkpoint,
+    patch: Patch,
+    path: Path,
+    out: Path,
+    precision: Precision = "float32",
+    *,
+    revertible: bool = True,
+) -> None:
     """Writes a patched checkpoint, whole or not at all.
 
     Args:
@@ -63,6 +72,7 @@ def patch_folder(base: Checkpoint, patch: Patch, path: Path, out: Path, precisio
         out: the new folder.
         precision: ``float32`` writes edited weights as they were audited; ``base`` rounds them to the base's own type,
             which makes another model, to be audited as such.
+        revertible: whether the folder holds what it takes to go back.
 
     Raises:
         RefusedArtefact: the patch was made for another base, or names weights this one has not.
@@ -81,6 +91,8 @@ def patch_folder(base: Checkpoint, patch: Patch, path: Path, out: Path, precisio
         for name, header in shards.items():
             mine = {weight: edit for weight, edit in edits.items() if weight in header.entries}
             kept |= _write_patched(base.folder / name, part / name, header, mine, precision)
+        if not revertible:
+            return
         (part / KEPT).mkdir()
         originals = _Originals(
             precision=precision, files={name: file_digest(base.folder / name) for name in sorted(shards)}

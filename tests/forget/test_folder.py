@@ -114,6 +114,14 @@ def test_rounding_to_the_base_s_type_keeps_the_layout_and_can_be_reverted(
     assert content_of(tmp_path / "back") == content_of(base)
 
 
+def test_final_folder_holds_nothing_to_go_back_by(base: Path, patch: Patch, patched: Path, tmp_path: Path) -> None:
+    patch_folder(described(base), patch, Path("p"), tmp_path / "final", revertible=False)
+    wanted = {name: content for name, content in content_of(patched).items() if not name.startswith("fmn-guard/")}
+    assert content_of(tmp_path / "final") == wanted
+    with pytest.raises(InputError, match="no patched checkpoint"):
+        revert_folder(tmp_path / "final", tmp_path / "back")
+
+
 def test_folder_without_a_concept_is_the_one_that_never_had_it(
     base: Path, patch: Patch, patched: Path, tmp_path: Path
 ) -> None:
