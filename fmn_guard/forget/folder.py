@@ -9,15 +9,16 @@ files of the UNet that hold edited weights are written anew.
 
 from __future__ import annotations
 
+import math
 import shutil
+import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal
 
-import numpy as np
 import torch
-from pydantic import ValidationError
+from pydantic import StringConstraints, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -44,7 +45,7 @@ class _Originals(Record):
     """Format of the file."""
     precision: Precision
     """How edited weights were written."""
-    files: dict[str, Digest]
+    files: dict[Annotated[str, StringConstraints(pattern=r"^unet/[\w-][\w.-]*\.safetensors$")], Digest]
     """Digest of each file that was written anew, as the base has it, by its path in the folder."""
 
 
@@ -113,7 +114,10 @@ def revert_folder(folder: Path, out: Path) -> None:
     with _whole(out) as part:
         _copy(folder, part, without=originals.files)
         for name, stated in originals.files.items():
-            _write_original(folder / name, part / name, name, kept)
+            try:
+                _write_original(folder / name, part / name, name, kept)
+            except (KeyError, TypeError, ValueError, struct.error) as error:
+                raise _changed(folder, f"the header of {name} cannot be read") from error
             if file_digest(part / name) != stated:
                 raise _changed(folder, f"{name} does not come out as it was")
         found = describe_checkpoint(CheckpointRef(checkpoint=str(part.absolute())), Path()).facts.identity
@@ -208,7 +212,7 @@ def _write_patched(
                 size = len(new[weight])
             told.append((weight, dtype, entry.shape, size))
         # as the library does, the widest first: it reads tensors at multiples of their width only
-        told.sort(key=lambda each: -each[3] // max(1, int(np.prod(each[2]))))
+        told.sort(key=lambda each: -each[3] // max(1, math.prod(each[2])))
         with target.open("xb") as out:
             out.write(header_bytes(told, header.metadata))
             for weight, *_ in told:
@@ -224,8 +228,6 @@ def _write_original(source: Path, target: Path, name: str, kept: Mapping[str, by
         out.write(before.raw)
         for weight in before.entries:
             original = kept.get(f"{name}|{weight}")
-            if original is None and weight not in now.entries:
-                raise _changed(source.parent, f"{source.name} has no {weight}")
             out.writelines([original] if original is not None else _blocks(file, *now.entries[weight][2:]))
 
 

@@ -212,16 +212,46 @@ def _short_originals(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-4])
 
 
-@pytest.mark.parametrize("spoil", [_other_weights, _no_originals, _other_encoder, _short_originals])
+def _short_weights(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:100])
+
+
+def _without_a_weight(folder: Path) -> None:
+    weights = load_file(folder / WEIGHTS)
+    del weights["conv_in.weight"]
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+
+
+def _files_outside(folder: Path) -> None:
+    file = folder / "fmn-guard" / "originals.safetensors"
+    content = file.read_bytes().replace(b"unet/diffusion_pytorch_model", b"../../out_of_all_the_folders")
+    file.write_bytes(content)
+    (folder / "../../out_of_all_the_folders.safetensors").write_bytes((folder / WEIGHTS).read_bytes())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _short_weights,
+        _without_a_weight,
+        _files_outside,
+        _other_weights,
+        _no_originals,
+        _other_encoder,
+        _short_originals,
+    ],
+)
 def test_folder_that_was_changed_is_not_reverted_to_something_else(
     tiny_checkpoint: Path, tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
     base, patch = _one_base(tiny_checkpoint, tmp_path)
     patch_folder(described(base), patch, Path("p"), tmp_path / "out")
     spoil(tmp_path / "out")
+    before = content_of(tmp_path)
     with pytest.raises(RefusedArtefact):
         revert_folder(tmp_path / "out", tmp_path / "back")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
+    assert content_of(tmp_path) == before
+    assert not (tmp_path / "back.part").exists()
 
 
 def test_folder_that_is_not_patched_cannot_be_reverted(tiny_checkpoint: Path, tmp_path: Path) -> None:
