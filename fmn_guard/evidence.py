@@ -51,8 +51,6 @@ class PassRecords(Record):
     """Passes, in order."""
     patch_digest: Digest
     """Digest of the patch file's bytes."""
-    states: Annotated[tuple[Digest, ...], Field(exclude_if=lambda states: not states)] = ()
-    """Digests of the patches as they were after each pass but the last, where the plan looks at these."""
 
 
 class Sighting(Record):

@@ -88,6 +88,19 @@ class RollbackSpec(Record):
     """What, each time, the weight of the language in the closed form is multiplied by and the learning rate divided."""
 
 
+class StoredAs(Record):
+    """How the edit of a pass is written down: as low-rank factors where they are smaller, in half precision.
+
+    What is stored is what later passes begin from, and what is audited.
+    """
+
+    error: float
+    """How far what is stored may be from what was computed: root mean square over what layers read, relative to what
+    their weights deliver of it."""
+    share: float
+    """Bytes it may take, as a share of the UNet's; where both cannot be had, this is kept and the error grows."""
+
+
 class PassSpec(Record):
     """One Forget-Me-Not pass, fully resolved."""
 
@@ -151,6 +164,8 @@ class PassSpec(Record):
     """Seed of all it draws."""
     threads: int
     """CPU threads it computes on; fixed here because they change the last bits of the edit."""
+    stored_as: Annotated[StoredAs | None, Field(exclude_if=lambda how: how is None)] = None
+    """How its edit is written down; None writes float32 differences."""
 
     def anchors(self, prompt: TrainingPrompt) -> tuple[str, ...]:
         """The sentences whose mean a prompt should deliver."""
@@ -401,6 +416,7 @@ def _pass(
         else RollbackSpec(drift=preset.drift_budget, retries=preset.retries, gentler=preset.gentler),
         seed=eraser.seed + index,
         threads=preset.threads,
+        stored_as=StoredAs(error=preset.stored_error, share=preset.stored_share),
     )
 
 

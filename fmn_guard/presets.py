@@ -48,6 +48,8 @@ class Preset:
     """Twice what the costliest pass of the quickstart costs: it is there for the one that goes wrong."""
     retries: int = 2
     gentler: float = 2.0
+    stored_error: float = 1e-3
+    stored_share: float = 0.01
 
 
 PRESETS = {

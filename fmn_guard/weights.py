@@ -65,6 +65,16 @@ def shapes(folder: Path, parts: Mapping[str, str]) -> dict[str, tuple[int, ...]]
     }
 
 
+def unet_bytes(folder: Path) -> int:
+    """Bytes of a checkpoint's UNet, as it is stored: of its tensors, without headers.
+
+    Raises:
+        RefusedArtefact: as `weights_digest`.
+    """
+    headers = [read_header(file) for file in weight_files(folder / "unet", WEIGHTS["unet"])]
+    return sum(tensor.stop - tensor.begin for header in headers for tensor in header.tensors)
+
+
 def variant_of(folder: Path, parts: Mapping[str, str]) -> str | None:
     """The variant of a checkpoint's weights, such as ``fp16``; None where their names tell of none.
 

@@ -146,7 +146,7 @@ def _audit(
             patched_digest=patched_digest(patch, base_digest),
             passes_digest=digest(passes),
             out=run,
-            states=PassStates(run, passes) if passes.states else None,
+            states=PassStates(run, passes) if plan.between else None,
             keep_images=keep_images,
             progress=progress,
         )

@@ -19,6 +19,7 @@ _EXTRAS = {
     "diffusers": "run",
     "picklescan": "run",
     "numpy": "run",
+    "peft": "run",
     "safetensors": "run",
     "torch": "run",
     "transformers": "run",

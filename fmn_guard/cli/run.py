@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..chain import FILES, SIGNATURE, Files, read_files, write_files
+from ..chain import FILES, SIGNATURE, Files, leftovers, read_files, remove, write_files
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
 from ..gate import exit_code
@@ -109,7 +109,11 @@ def write_report(
 
 
 def list_files(run: Path, listed: Files | None, written: Iterable[Path], say: Talk) -> None:
-    """Writes ``files.json``, last of all: digests of what was just written, and of everything if there was none."""
+    """Writes ``files.json``, last of all: digests of what was just written, and of everything if there was none.
+
+    What killed commands left is removed: all that could go on from it is done.
+    """
+    remove(run, leftovers(run))
     if write_files(run, listed, written) and (run / SIGNATURE).exists():
         say(f"warning: {shown(run / SIGNATURE)} signs what was there before: sign again with `fmn-guard sign`")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -17,18 +17,21 @@ from ..evidence import PassRecord, PassRecords
 from ..facts import Checkpoint
 from ..model.attention import EditedLinear, edited_values, speaking_as_base
 from ..model.checkpoint import load_pipeline
+from ..model.conditioning import read_states, text_states
 from ..model.placement import Precision
 from ..model.sampler import draw_latents, encode, threads
 from ..plan import PassSpec, Plan, TrainingPrompt
 from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, digest, write_atomic, write_record
 from ..sequence import joined, passes_run
+from ..weights import unet_bytes
+from .factors import dense, store
 from .merge import Alone, merge
-from .patch import write_patch
+from .patch import PATCH, Part, PartFacts, Patch, edits_after, pack, unpack, write_patch
+from .reading import Moments
 from .resteer import drift_of, resteer
 from .retain import RetainedLanguage
 from .rollback import within_budget
-from .states import keep_state, state_digests
 from .watch import StopWatch
 
 if TYPE_CHECKING:
@@ -56,8 +59,7 @@ def run_plan(
     Args:
         plan: from `compile_plan`.
         checkpoint: the base that the plan was made for.
-        out: run folder; receives ``patch.safetensors``, ``passes.json`` and, where the plan looks between passes, the
-            patches as they were there.
+        out: run folder; receives ``patch.safetensors`` and ``passes.json``.
         device: where to compute.
         precision: in which the base is held meanwhile; edits are float32.
         progress: told of each step.
@@ -72,93 +74,79 @@ def run_plan(
     language = RetainedLanguage(pipeline, checkpoint.words(), plan.sampler)
     ledger = _Ledger(out, plan.digest)
     with edited_values(pipeline.unet) as layers:
-        run = _run_apart if plan.sequence == "merge" else _run_in_turn
-        records = run(pipeline, layers, plan, checkpoint, language, ledger, progress)
-        patch_digest = write_patch(
-            out / "patch.safetensors",
-            _edits(layers),
-            base_digest=plan.base.identity,
-            plan_digest=plan.digest,
-            concepts=[spec.slug for spec in plan.passes],
-        )
+        work = _Work(pipeline, layers, plan, checkpoint, language, unet_bytes(checkpoint.folder), progress)
+        records, parts = (_run_apart if plan.sequence == "merge" else _run_in_turn)(work, ledger)
+    patch_digest = write_patch(out / PATCH, Patch(plan.base.identity, work.unet_bytes, tuple(parts)))
     result = PassRecords(
-        plan_digest=plan.digest,
-        base_digest=plan.base.identity,
-        passes=tuple(records),
-        patch_digest=patch_digest,
-        states=state_digests(out, plan),
+        plan_digest=plan.digest, base_digest=plan.base.identity, passes=tuple(records), patch_digest=patch_digest
     )
     write_record(out / "passes.json", result)
     ledger.close()
     return result
 
 
-def _run_in_turn(
-    pipeline: StableDiffusionPipeline,
-    layers: dict[str, EditedLinear],
-    plan: Plan,
-    checkpoint: Checkpoint,
-    language: RetainedLanguage,
-    ledger: _Ledger,
-    progress: Progress,
-) -> list[PassRecord]:
+class _Work(NamedTuple):
+    """What every pass of a plan works with."""
+
+    pipeline: StableDiffusionPipeline
+    layers: dict[str, EditedLinear]
+    plan: Plan
+    checkpoint: Checkpoint
+    language: RetainedLanguage
+    unet_bytes: int
+    progress: Progress
+
+
+def _run_in_turn(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[Part]]:
     """Each pass on top of those before it; a joint one is the only one."""
-    done, records = ledger.resume()
-    for name, edit in done.items():
-        layers[name].edit = edit.to(layers[name].edit)
-    for spec in passes_run(plan)[len(records) :]:
-        with threads(spec.threads):
-            records.append(_run_pass(pipeline, layers, spec, plan, checkpoint, language, progress))
-        keep_state(ledger.out, plan, len(records), _edits(layers))
-        ledger.keep(_edits(layers), records)
-    return records
+    records, parts = ledger.resume()
+    for name, edit in edits_after(parts).items():
+        work.layers[name].edit = edit.to(work.layers[name].edit)
+    for spec in passes_run(work.plan)[len(records) :]:
+        _run_next(work, spec, ledger, records, parts)
+    return records, parts
 
 
-def _run_apart(
-    pipeline: StableDiffusionPipeline,
-    layers: dict[str, EditedLinear],
-    plan: Plan,
-    checkpoint: Checkpoint,
-    language: RetainedLanguage,
-    ledger: _Ledger,
-    progress: Progress,
-) -> list[PassRecord]:
-    """Each pass from the base alone, then all of them merged, which is the last record."""
-    done, records = ledger.resume()
+def _run_apart(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[Part]]:
+    """Each pass from the base alone, then all of them merged: the last record, and the only part of the patch."""
+    plan, layers, language = work.plan, work.layers, work.language
+    records, alone = ledger.resume()
     for spec in plan.passes[len(records) :]:
         for layer in layers.values():
             layer.edit = torch.zeros_like(layer.edit)
-        with threads(spec.threads):
-            records.append(_run_pass(pipeline, layers, spec, plan, checkpoint, language, progress))
-        done |= {f"{spec.index}/{name}": edit for name, edit in _edits(layers).items()}
-        ledger.keep(done, records)
+        _run_next(work, spec, ledger, records, alone)
     whole = joined(plan.passes)
     assert plan.merge_preserve is not None and whole.projection is not None
-    with speaking_as_base(layers), threads(whole.threads):
-        kept = language.moments(whole.retain).language
-        alone = [
-            Alone(
-                {name: done[f"{spec.index}/{name}"] for name in layers},
-                language.read_of(tuple(prompt.text for prompt in spec.prompts), whole.retain),
-            )
-            for spec in plan.passes
-        ]
-        merge(layers, alone, kept, plan.merge_preserve, whole.projection)
-    record = PassRecord(
-        slug="merge",
-        steps=0,
-        stopped="merged",
-        still_shown=(),
-        attention_mass=(),
-        redirect_error=(),
-        drift=round(drift_of(layers, kept), 6),
-        images_digest=digest([each.images_digest for each in records]),
-    )
-    return [*records, record]
+    none = {name: torch.zeros_like(layer.edit) for name, layer in layers.items()}
+    with threads(whole.threads):
+        with speaking_as_base(layers):
+            retained = language.moments(whole.retain)
+            read = [
+                language.read_of(tuple(prompt.text for prompt in spec.prompts), whole.retain) for spec in plan.passes
+            ]
+            own = [none | edits_after([part]) for part in alone]
+            apart = [Alone(edits, each) for edits, each in zip(own, read, strict=True)]
+            merge(layers, apart, retained.language, plan.merge_preserve, whole.projection)
+        record = PassRecord(
+            slug="merge",
+            steps=0,
+            stopped="merged",
+            still_shown=(),
+            attention_mass=(),
+            redirect_error=(),
+            drift=round(drift_of(layers, retained.language), 6),
+            images_digest=digest([each.images_digest for each in records]),
+        )
+        part = _stored(work, none, whole, retained.whole, record)
+    return [*records, record], [part]
 
 
-def _edits(layers: dict[str, EditedLinear]) -> dict[str, Tensor]:
-    return {name: layer.edit for name, layer in layers.items()}
+def _run_next(work: _Work, spec: PassSpec, ledger: _Ledger, records: list[PassRecord], parts: list[Part]) -> None:
+    with threads(spec.threads):
+        record, part = _run_pass(work, spec)
+    records.append(record)
+    parts.append(part)
+    ledger.keep(records, parts)
 
 
 def _check(plan: Plan, checkpoint: Checkpoint) -> None:
@@ -175,21 +163,14 @@ def _check(plan: Plan, checkpoint: Checkpoint) -> None:
             )
 
 
-def _run_pass(
-    pipeline: StableDiffusionPipeline,
-    layers: dict[str, EditedLinear],
-    spec: PassSpec,
-    plan: Plan,
-    checkpoint: Checkpoint,
-    language: RetainedLanguage,
-    progress: Progress,
-) -> PassRecord:
-    parts = plan.passes if plan.sequence == "joint" else (spec,)
-    latents = torch.cat([_pictures_to_forget(pipeline, layers, part, plan, checkpoint) for part in parts])
+def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
+    pipeline, layers, plan = work.pipeline, work.layers, work.plan
+    specs = plan.passes if plan.sequence == "joint" else (spec,)
+    latents = torch.cat([_pictures_to_forget(pipeline, layers, each, plan, work.checkpoint) for each in specs])
     shown = bytes_digest(np.ascontiguousarray(latents.cpu().numpy()).tobytes())
     still_shown = None
     if spec.stop is not None and spec.steps:
-        seeded = [(part.stop, STOP_SEED + 1000 * part.seed) for part in parts]
+        seeded = [(each.stop, STOP_SEED + 1000 * each.seed) for each in specs]
         watches = [StopWatch(pipeline, stop, plan.sampler, seed) for stop, seed in seeded if stop]
 
         def still_shown() -> float:
@@ -197,15 +178,48 @@ def _run_pass(
             return max(watch.still_shown() for watch in watches)
 
     with speaking_as_base(layers):
-        anchors = torch.cat([_pictures_of_anchors(pipeline, part, plan) for part in parts])
-        retained = language.moments(spec.retain)
+        anchors = torch.cat([_pictures_of_anchors(pipeline, each, plan) for each in specs])
+        retained = work.language.moments(spec.retain)
     seen = torch.cat([latents, anchors])
-    return within_budget(
+    before = {name: layer.edit for name, layer in layers.items()}
+    record = within_budget(
         layers,
         spec,
         retained.language,
-        lambda dose: resteer(pipeline, layers, dose, seen, retained, shown, still_shown, progress),
+        lambda dose: resteer(pipeline, layers, dose, seen, retained, shown, still_shown, work.progress),
     )
+    return record, _stored(work, before, spec, retained.whole, record)
+
+
+def _stored(work: _Work, before: dict[str, Tensor], spec: PassSpec, retained: Moments, record: PassRecord) -> Part:
+    """What a pass has added, as the patch will hold it; the layers go on from that."""
+    pipeline, layers = work.pipeline, work.layers
+    named = read_states(pipeline, text_states(pipeline, [prompt.text for prompt in spec.prompts]))
+    named = named.flatten(0, 1).cpu().double()
+    # what is read of the name is an average of its states: they hold every direction of it
+    read = {name: moment.mean(0) + named.T @ named / len(named) for name, moment in retained.items()}
+    stored = store(
+        {name: layer.edit - before[name] for name, layer in layers.items()},
+        {name: layer.frozen.weight for name, layer in layers.items()},
+        read,
+        spec.stored_as,
+        work.unet_bytes,
+    )
+    for name, layer in layers.items():
+        layer.edit = before[name]
+        if name in stored.edits:
+            layer.edit = before[name] + dense(stored.edits[name]).to(before[name])
+    metrics = {"steps": float(record.steps), "drift": record.drift, "error": round(stored.error, 6)}
+    if record.still_shown:
+        metrics["still_shown"] = record.still_shown[-1]
+    concepts = (spec.slug,) if spec in work.plan.passes else tuple(each.slug for each in work.plan.passes)
+    facts = PartFacts(
+        concepts=concepts,
+        kind=spec.kind if len(concepts) == 1 else None,
+        plan_digest=work.plan.digest,
+        metrics=metrics,
+    )
+    return Part(facts, stored.edits)
 
 
 def _pictures_to_forget(
@@ -243,10 +257,11 @@ def _draw(pipeline: StableDiffusionPipeline, plan: Plan, prompts: list[str], fir
 
 
 class _Done(Record):
-    """What the edits in a ledger come from."""
+    """What the parts in a ledger come from."""
 
     plan_digest: Digest
     passes: tuple[PassRecord, ...]
+    parts: tuple[PartFacts, ...]
 
 
 class _Ledger:
@@ -256,23 +271,24 @@ class _Ledger:
     """
 
     def __init__(self, out: Path, plan_digest: Digest) -> None:
-        self.out = out
         self._path = out / "passes.partial.safetensors"
         self._plan_digest = plan_digest
 
-    def resume(self) -> tuple[dict[str, Tensor], list[PassRecord]]:
-        if not self._path.exists():
-            return {}, []
-        with safe_open(self._path, "pt") as file:
-            done = _Done.model_validate_json(file.metadata()["done"])
-            if done.plan_digest != self._plan_digest:
-                return {}, []
-            return {name: file.get_tensor(name) for name in file.keys()}, list(done.passes)  # noqa: SIM118
+    def resume(self) -> tuple[list[PassRecord], list[Part]]:
+        try:
+            with safe_open(self._path, "pt") as file:
+                done = _Done.model_validate_json((file.metadata() or {}).get("done", ""))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if done.plan_digest == self._plan_digest:
+                return list(done.passes), list(unpack(done.parts, tensors))
+        except (SafetensorError, OSError, ValueError):  # there is none, or none of this version
+            pass
+        return [], []
 
-    def keep(self, tensors: dict[str, Tensor], records: list[PassRecord]) -> None:
-        done = _Done(plan_digest=self._plan_digest, passes=tuple(records))
-        whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomic(self._path, save(whole, {"done": done.model_dump_json()}))
+    def keep(self, records: list[PassRecord], parts: list[Part]) -> None:
+        facts = tuple(part.facts for part in parts)
+        done = _Done(plan_digest=self._plan_digest, passes=tuple(records), parts=facts)
+        write_atomic(self._path, save(pack(parts), {"done": done.model_dump_json()}))
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)

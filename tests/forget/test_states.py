@@ -12,11 +12,10 @@ import torch
 from fmn_guard.errors import BrokenChain
 from fmn_guard.evidence import PassRecords
 from fmn_guard.forget import runner
-from fmn_guard.forget.patch import read_patch
+from fmn_guard.forget.patch import edits_after, read_patch
 from fmn_guard.forget.runner import run_plan
-from fmn_guard.forget.states import PassStates, edits_after
+from fmn_guard.forget.states import PassStates
 from fmn_guard.model.checkpoint import load_pipeline
-from fmn_guard.record import file_digest
 
 from .test_runner import THREE, planned
 
@@ -33,9 +32,9 @@ class Forgotten(NamedTuple):
 def forgotten(tiny_checkpoint, tmp_path_factory):
     left, real, run = [], runner._run_pass, tmp_path_factory.mktemp("run")
 
-    def seen(pipeline, layers, *rest):
-        record = real(pipeline, layers, *rest)
-        left.append({name: layer.edit.clone() for name, layer in layers.items()})
+    def seen(work, spec):
+        record = real(work, spec)
+        left.append({name: layer.edit.clone() for name, layer in work.layers.items()})
         return record
 
     with pytest.MonkeyPatch.context() as patched:
@@ -43,23 +42,12 @@ def forgotten(tiny_checkpoint, tmp_path_factory):
         return Forgotten(run, run_plan(*planned(tiny_checkpoint, run, THREE), run), left)
 
 
-def test_state_after_a_pass_is_what_the_eraser_had_then(forgotten):
-    run, passes, left = forgotten
-    assert len(passes.states) == 2
-    for done in (1, 2):
-        edits = edits_after(run, passes, done)
-        assert edits.keys() == left[done - 1].keys()
-        assert all(torch.equal(edits[name], edit) for name, edit in left[done - 1].items())
-    last = read_patch(run / "patch.safetensors")[1]
-    assert all(torch.equal(last[name], edit) for name, edit in left[2].items())
-
-
-def test_state_is_a_patch_of_the_concepts_forgotten_by_then_which_the_records_name_by_digest(forgotten):
-    path = forgotten.run / "states" / "after-2.safetensors"
-    facts, _ = read_patch(path)
-    assert facts.concepts == ("lion", "ink-drawing")
-    assert facts.plan_digest == forgotten.passes.plan_digest
-    assert forgotten.passes.states[1] == file_digest(path)
+def test_edits_of_the_first_passes_are_what_the_eraser_had_after_them(forgotten):
+    parts = read_patch(forgotten.run / "patch.safetensors").parts
+    assert [part.facts.concepts for part in parts] == [("lion",), ("ink-drawing",), ("pistol",)]
+    for done, left in enumerate(forgotten.left, start=1):
+        edits = edits_after(parts, done)
+        assert all(torch.equal(edits[name], edit) for name, edit in left.items() if edit.any())
 
 
 def test_lent_weights_are_base_and_edits_and_the_base_comes_back_bit_for_bit(forgotten, tiny_checkpoint):
@@ -82,14 +70,8 @@ def test_base_comes_back_after_an_error_too(forgotten, tiny_checkpoint):
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b"other")])
-def test_state_that_the_eraser_did_not_leave_is_refused(forgotten, tmp_path, spoil):
-    shutil.copytree(forgotten.run / "states", tmp_path / "states")
-    spoil(tmp_path / "states" / "after-1.safetensors")
-    with pytest.raises(BrokenChain, match="after-1"):
-        edits_after(tmp_path, forgotten.passes, 1)
-
-
-def test_single_pass_leaves_no_states(tiny_checkpoint, tmp_path):
-    passes = run_plan(*planned(tiny_checkpoint, tmp_path, THREE[:1], steps=0), tmp_path)
-    assert passes.states == ()
-    assert not (tmp_path / "states").exists()
+def test_patch_that_the_eraser_did_not_leave_is_refused(forgotten, tmp_path, spoil):
+    path = shutil.copy(forgotten.run / "patch.safetensors", tmp_path)
+    spoil(Path(path))
+    with pytest.raises(BrokenChain, match=r"patch\.safetensors"):
+        PassStates(tmp_path, forgotten.passes)
