@@ -276,7 +276,7 @@ def test_bases_are_inverted_once(
     protocol: Protocol, plan: Plan, models: tuple[Any, Any], whole: Whole, tmp_path: Path
 ) -> None:
     assert count_cached(protocol, plan, tmp_path) == 0
-    assert count_cached(protocol, plan, whole.cache) == len(list(protocol.jobs())) == len(list(whole.cache.iterdir()))
+    assert count_cached(protocol, plan, whole.cache) == len(list(protocol.jobs()))
     inverted: list[str] = []
     again = _run(protocol, plan, models, tmp_path, cache=whole.cache, progress=lambda what, *_: inverted.append(what))
     assert again == whole.found
