@@ -585,12 +585,13 @@ def test_weights_are_refused_when(case: Case, tiny_checkpoint: Path, tmp_path: P
 def test_patch_for_another_base_is_refused_and_nothing_is_drawn(tiny_checkpoint: Path, tmp_path: Path) -> None:
     import torch
 
-    from fmn_guard.forget.patch import write_patch
+    from fmn_guard.forget.patch import Part, PartFacts, Patch, write_patch
     from fmn_guard.record import digest
 
     patch = tmp_path / "patch.safetensors"
     edits = {"conv_in.weight": torch.ones(1)}
-    write_patch(patch, edits, base_digest=digest("another"), plan_digest=digest("plan"), concepts=[])
+    facts = PartFacts(concepts=(), kind=None, plan_digest=digest("plan"))
+    write_patch(patch, Patch(digest("another"), 0, (Part(facts, dict(edits)),)))
     before = _everything(tmp_path)
     sheet = tmp_path / "sheet.png"
     command = ["sample", str(tiny_checkpoint), "a lion", "--patch", str(patch), "--steps", "1", "--count", "1"]

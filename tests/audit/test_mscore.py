@@ -22,7 +22,7 @@ from fmn_guard.audit.mscore import count_cached, run_mscore, seconds_each
 from fmn_guard.chain import write_files
 from fmn_guard.cli.console import keep_quiet
 from fmn_guard.cli.run import write_report
-from fmn_guard.forget.patch import apply_patch, patched_digest, write_patch
+from fmn_guard.forget.patch import Part, PartFacts, Patch, apply_patch, patched_digest, write_patch
 from fmn_guard.inversion import InversionSettings
 from fmn_guard.lint import lint_manifest, lint_policy
 from fmn_guard.model.checkpoint import load_pipeline, save_checkpoint
@@ -84,7 +84,8 @@ def home(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         if name.endswith("attn2.to_v.weight")
     }
     patch = folder / "patch.safetensors"
-    write_patch(patch, edits, base_digest=plan.base.identity, plan_digest=plan.digest, concepts=["lion"])
+    facts = PartFacts(concepts=("lion",), kind="object", plan_digest=plan.digest)
+    write_patch(patch, Patch(plan.base.identity, 0, (Part(facts, dict(edits)),)))
     apply_patch(model, patch, plan.base.identity)
     save_checkpoint(model, folder / "patched")
     return folder

@@ -10,7 +10,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from fmn_guard.audit.auditor import run_audit
 from fmn_guard.errors import InputError
 from fmn_guard.facts import describe_checkpoint
-from fmn_guard.forget.patch import apply_patch, patched_digest, read_patch
+from fmn_guard.forget.patch import apply_patch, edits_after, patched_digest, read_patch
 from fmn_guard.forget.runner import run_plan
 from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.model.attention import cross_attentions, watch_attention
@@ -129,7 +129,7 @@ def test_the_same_manifest_goes_from_plan_to_audit(folder, checkpoint, tmp_path)
     assert all(0 < mass < 1 for r in records.passes for mass in r.attention_mass)
     patch = tmp_path / "patch.safetensors"
     base, patched = load_pipeline(folder), load_pipeline(folder)
-    assert set(read_patch(patch)[1]) == {f"{name}.to_v.weight" for name in cross_attentions(base.unet)}
+    assert set(edits_after(read_patch(patch).parts)) == {f"{name}.to_v.weight" for name in cross_attentions(base.unet)}
     apply_patch(patched, patch, checkpoint.facts.identity)
     audit = run_audit(
         plan,
@@ -188,7 +188,7 @@ def test_base_in_bfloat16_takes_edits_in_float32(family, tmp_path):
     for precision in ("float32", "bfloat16"):
         (out := tmp_path / precision).mkdir()
         run_plan(plan, checkpoint, out, precision=precision)
-        _, edits = read_patch(out / "patch.safetensors")
+        edits = edits_after(read_patch(out / "patch.safetensors").parts)
         assert edits and {edit.dtype for edit in edits.values()} == {torch.float32}
         pipeline = load_pipeline(folder, precision=precision)
         assert pipeline.unet.dtype == pipeline.text_encoder.dtype == getattr(torch, precision)
