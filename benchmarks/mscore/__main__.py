@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 RETAINED = 6
-ROWS = ("patched", "other seeds", "random change", "four tokens")
+ROWS = ("patched", "random change", "other seeds", "four tokens")
 
 
 def main() -> None:
