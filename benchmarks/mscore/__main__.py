@@ -36,6 +36,7 @@ from fmn_guard.mscore import (
     drop_of,
     noise_floor,
     plan_mscore,
+    read_mscore,
     summarise,
 )
 from fmn_guard.plan import Plan, compile_plan
@@ -175,12 +176,16 @@ class Bench:
     def _measure(
         self, name: str, protocol: Protocol, model: StableDiffusionPipeline, identity: str | None = None
     ) -> MScore:
+        patched = identity or patched_digest(self._patch, self._plan.base.identity)
+        known = read_mscore(self._out / name)
+        if known is not None and (known.protocol, known.patched_digest) == (protocol, patched):
+            return known
         return run_mscore(
             protocol,
             self._plan,
             load_pipeline(self._checkpoint.folder),
             model,
-            patched_digest=identity or patched_digest(self._patch, self._plan.base.identity),
+            patched_digest=patched,
             out=self._out / name,
             cache=self._out / "cache",
             progress=_said,
