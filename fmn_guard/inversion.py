@@ -21,12 +21,15 @@ class InversionSettings(Record):
     """Embeddings that stand for the concept, side by side."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2), min_length=1)
     """One inversion each, of other noise, timesteps and order of pictures; computed side by side."""
-    steps: Annotated[int, Field(ge=1, le=100_000)] = 40
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 60
     """Optimiser steps."""
     batch: Annotated[int, Field(ge=1, le=64)] = 2
     """Pictures that a seed sees in a step."""
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.02
-    """Of AdamW, in units of the embeddings."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.04
+    """Of AdamW, in units of the embeddings, at the first step."""
+    falls_to: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of learning rate and pull that is left at the end; they fall linearly, and not in the release. Embeddings
+    wander while the rate is high: what they happen upon at the last step would be a matter of luck."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Of AdamW."""
     norm: Annotated[float, Field(gt=0)] | None = None

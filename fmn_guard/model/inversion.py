@@ -85,11 +85,13 @@ def invert(
             read = _read(pipeline, [unique[i] for i in needed % len(unique)], tokens[needed // len(unique)])
             predicted = pipeline.unet(x_t, t, read[row]).sample
             error = (predicted - target).square().flatten(1).mean(1).unflatten(0, (len(tokens), -1)).mean(1)  # (S,)
+            share = 1 - (1 - settings.falls_to) * step / settings.steps
+            optimiser.param_groups[0]["lr"] = settings.learning_rate * share
             (tokens.grad,) = torch.autograd.grad(error.sum(), [tokens])
             optimiser.step()
             with torch.no_grad():
                 size = tokens.norm(dim=-1, keepdim=True)
-                tokens.mul_((size + settings.pull * (norm - size)) / size)
+                tokens.mul_((size + settings.pull * share * (norm - size)) / size)
             errors.append(error.detach())
             progress("inverting", step + 1, settings.steps)
     return Inversion(word, tokens.detach().cpu(), torch.stack(errors, 1).cpu())
