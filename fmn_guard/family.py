@@ -215,22 +215,20 @@ def _check_class(path: Path, config: dict[str, Any], family: Family) -> None:
 
 
 def _check_depth(path: Path, config: dict[str, Any]) -> None:
+    for problem in _too_deep(config):
+        raise RefusedArtefact.of(path, "too-deep", problem, "is it the published file?")
+
+
+def _too_deep(config: dict[str, Any]) -> Iterator[str]:
     for key, most in _DEEPEST.items():
         value = config.get(key)
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, int) and not 0 < number <= most:
-                raise RefusedArtefact.of(
-                    path, "too-deep", f"{key} is {quoted(value)}, {most} at most", "is it the published file?"
-                )
+                yield f"{key} is {quoted(value)}, {most} at most"
     for key in ("block_out_channels", "down_block_types", "up_block_types"):
         blocks = config.get(key)
         if isinstance(blocks, list) and len(blocks) > _MOST_BLOCKS:
-            raise RefusedArtefact.of(
-                path,
-                "too-deep",
-                f"{key} has {len(blocks)}, {_MOST_BLOCKS} at most",
-                "is it the published file?",
-            )
+            yield f"{key} has {len(blocks)}, {_MOST_BLOCKS} at most"
 
 
 def _check_meaning(path: Path, usual: dict[str, Any]) -> None:

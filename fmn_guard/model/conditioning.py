@@ -32,7 +32,7 @@ def text_states(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> Te
         (len(prompts), T, d + p) float32, padded by each tokenizer's own rule to its length T.
     """
     blocks = [list(prompts[start : start + _PROMPTS]) for start in range(0, len(prompts), _PROMPTS)]
-    encode = _encode_two if _told_apart(pipeline) else _encode_one
+    encode = _encode_two if told_apart(pipeline) else _encode_one
     return torch.cat([encode(pipeline, block).float() for block in blocks])
 
 
@@ -54,7 +54,7 @@ def denoise(pipeline: StableDiffusionPipeline, x_t: Tensor, t: Tensor, text: Ten
     x_t, text = x_t.to(precision), text.to(precision)
     states = read_states(pipeline, text)
     apart: dict[str, Tensor] | None = None
-    if _told_apart(pipeline):
+    if told_apart(pipeline):
         height, width = (side * pipeline.vae_scale_factor for side in x_t.shape[-2:])
         # as if the picture had had this size from the start, and nothing had been cropped
         sizes = x_t.new_tensor([height, width, 0, 0, height, width])
@@ -63,7 +63,8 @@ def denoise(pipeline: StableDiffusionPipeline, x_t: Tensor, t: Tensor, text: Ten
     return predicted.float()
 
 
-def _told_apart(pipeline: StableDiffusionPipeline) -> bool:
+def told_apart(pipeline: StableDiffusionPipeline) -> bool:
+    """Whether the model is told one vector of the whole prompt, as SDXL is by its second text encoder."""
     return bool(pipeline.unet.config.addition_embed_type == "text_time")
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..inversion import InversionSettings
 from ..progress import Progress, silent
+from .conditioning import told_apart
 from .sampler import threads
 
 if TYPE_CHECKING:
@@ -64,8 +65,14 @@ def invert(
         progress: told of each step.
 
     Raises:
-        InputError: the word is not one token, or a frame has no place for it or is cut off.
+        InputError: the word is not one token, a frame has no place for it or is cut off, or the model has two text
+            encoders.
     """
+    if told_apart(pipeline):
+        raise InputError(
+            "textual inversion is built for one text encoder, this model has two text encoders",
+            hint="measure M-Scores on Stable Diffusion 1.x and 2.x",
+        )
     slots = [_slot(pipeline, frame, word, settings.tokens) for frame in frames]
     unique = list(dict.fromkeys(slots))
     turn = torch.tensor([unique.index(slot) for slot in slots])

@@ -19,6 +19,8 @@ from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.conditioning import text_states
 from fmn_guard.model.inversion import invert, inverted_states, sentence_vector, sentence_vectors, spoken
 
+from ..tiny import save_tiny_family
+
 FRAMES = ("a photo of a {x}", "a {x} in the style of pixel art", "a photo of a {x}")
 SETTINGS = InversionSettings(seeds=(3, 4), steps=3, batch=2, learning_rate=0.1, falls_to=0.5)
 
@@ -31,6 +33,12 @@ def pipeline(tiny_checkpoint: Path) -> Any:
 @pytest.fixture(scope="module")
 def latents() -> Tensor:
     return torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_model_with_two_text_encoders_is_refused(latents: Tensor, tmp_path: Path) -> None:
+    model = load_pipeline(save_tiny_family(tmp_path / "xl", "sdxl"))
+    with pytest.raises(InputError, match="two text encoders"):
+        invert(model, latents, FRAMES, "picture", SETTINGS)
 
 
 def _embedding(pipeline: Any) -> tuple[str, Tensor]:
