@@ -184,6 +184,10 @@ class Correction(Record):
         return self
 
 
+SequenceMode = Literal["sequential", "merge", "joint"]
+"""How a list of concepts is forgotten: one after another, each alone and then merged, or all at once."""
+
+
 class EraserSettings(Record):
     """How the eraser works. Left out, a setting takes the preset's value, the same for every kind of concept."""
 
@@ -192,10 +196,14 @@ class EraserSettings(Record):
     looks at its closed-form start first and re-steers only what that still shows; ``closed-form`` is that start alone.
     To compare with rather than to release by: ``official``, the algorithm as it was published, its bugs mended;
     ``official-tuned``, with the dose that does best; ``unlearncanvas``, with thirty times the published dose."""
+    sequence: Annotated[SequenceMode, Field(exclude_if=lambda mode: mode == "sequential")] = "sequential"
+    """``sequential``: passes one after another, each on the model that those before it left. ``merge``: each from the
+    base alone, then merged in closed form. ``joint``: one pass over all concepts at once."""
     steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Step ceiling of a pass; 0 does nothing at all."""
     learning_rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """How far the first step moves values of the retained language, relative to their size."""
+    """How far the first step moves values of the retained language, relative to their size; AdamW's where the preset is
+    the release's."""
     projection: Annotated[float, Field(gt=0, le=1)] | Literal["off"] | None = None
     """Variance below which a direction of the text states counts as unused by the retained language (smaller protects
     more), or ``off``."""
@@ -227,6 +235,15 @@ class EraserSettings(Record):
                     "without a projection there is no closed-form solution",
                     hint="give a variance, or leave it out",
                     loc=("projection",),
+                )
+            )
+        if PRESETS[self.preset].published and self.sequence != "sequential":
+            idle.append(
+                RuleViolation(
+                    "only-in-sequence",
+                    f"passes of the preset {self.preset} run one after another",
+                    hint="leave sequence out: nothing is retained that a merger could hold",
+                    loc=("sequence",),
                 )
             )
         if idle:

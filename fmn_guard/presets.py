@@ -106,6 +106,13 @@ class Preset:
     doses: Mapping[str, Dose] = field(default_factory=dict)
     """By the kind of a pass; none where nothing is solved for."""
     published: Published | None = None
+    merge_preserve: float = 1.0
+    drift_budget: float = 0.15
+    """Twice what the costliest pass of the quickstart costs: it is there for the one that goes wrong."""
+    retries: int = 2
+    gentler: float = 2.0
+    stored_error: float = 1e-3
+    stored_share: float = 0.01
 
 
 _GUARDED = Preset(

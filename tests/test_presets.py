@@ -123,12 +123,16 @@ def test_what_is_not_done_is_no_departure(base: Checkpoint) -> None:
     [
         ("guarded", {"end_of_text": "none"}),
         ("official", {"projection": 1e-3}),
+        ("official", {"sequence": "joint"}),
+        ("unlearncanvas", {"sequence": "merge"}),
         ("closed-form", {"steps": 3}),
         ("closed-form", {"projection": "off"}),
     ],
 )
-def test_a_setting_that_would_do_nothing_is_refused(preset: str, setting: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match=r"does nothing under the preset|no closed-form solution"):
+def test_a_setting_that_a_preset_does_not_follow_is_refused(preset: str, setting: dict[str, object]) -> None:
+    with pytest.raises(
+        ValidationError, match=r"does nothing under the preset|no closed-form solution|run one after another"
+    ):
         manifest(preset=preset, **setting)
 
 
@@ -139,7 +143,7 @@ def test_a_manifest_that_asks_for_no_end_of_text_has_the_digest_it_had_before_th
 
 def test_cost_counts_what_each_preset_does(base: Checkpoint) -> None:
     costs = {preset: estimate(planned(base, preset=preset)) for preset in NAMES}
-    probes = 2 * len(planned(base).probes)
+    probes = 2 * len(planned(base).probes) + sum(map(len, planned(base).between))
     assert costs["official"].images == probes + 3 * 10
     assert costs["official"].training_steps == 3 * 35
     assert costs["closed-form"].training_steps == 0

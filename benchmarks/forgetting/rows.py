@@ -17,18 +17,19 @@ from pydantic import Field
 
 from fmn_guard.audit.auditor import draw_batch
 from fmn_guard.audit.detectors import load_recogniser
+from fmn_guard.evidence import PassRecord
 from fmn_guard.facts import Checkpoint
 from fmn_guard.forget import retain, runner, watch
-from fmn_guard.forget.patch import apply_patch
+from fmn_guard.forget.patch import PATCH, Part, apply_patch
 from fmn_guard.forget.runner import run_plan
 from fmn_guard.manifest import label_of
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.clip import ZeroShot
 from fmn_guard.model.sampler import decode, draw_latents
-from fmn_guard.plan import PassSpec, Plan
+from fmn_guard.plan import Plan
 from fmn_guard.presets import PRESETS, PresetName
 from fmn_guard.probes import Probe
-from fmn_guard.record import Digest, Record, read_record, write_atomic, write_record
+from fmn_guard.record import Digest, Record, digest, read_record, write_atomic, write_record
 from fmn_guard.shipped import shipped_model
 
 from .scenarios import FULL, QUICK, Scenario, Size, checkpoint, plan_of, scenarios, suite_of, unrelated_prompts
@@ -121,7 +122,10 @@ class Bench:
         self.checkpoint: Checkpoint = checkpoint()
         self.model = load_pipeline(self.checkpoint.folder)
         self._clip = ZeroShot(shipped_model("emoji-clip"))
-        self._memory = folder / "base.json"
+        suite = suite_of(size, Scenario("base", ()))
+        # what was seen of another base, drawn otherwise or by another recogniser, says nothing of this one
+        drawn = digest([self.checkpoint.facts.identity, *map(digest, (suite.spec.sampler, suite.spec.recogniser))])
+        self._memory = folder / f"base-{drawn.removeprefix('sha256:')[:12]}.json"
         self._base: Seen = json.loads(self._memory.read_text("utf-8")) if self._memory.exists() else {}
 
     def row(self, scenario: Scenario, eraser: dict[str, Any], path: Path) -> Row:
@@ -136,23 +140,18 @@ class Bench:
     def _measured(self, plan: Plan, scenario: Scenario, run: Path) -> Row:
         shutil.rmtree(run, ignore_errors=True)  # times of a pass that was cut short would be wrong
         base = self._base_sees(plan)
-        own: dict[str, Count] = {}
         meter = _Meter()
-
-        def after_pass(spec: PassSpec, model: StableDiffusionPipeline) -> None:
-            meter.stop()
-            probes = [p for p in plan.probes if p.subject == spec.slug and p.role in ("target", "correction")]
-            own[spec.slug] = _count(plan, probes, self._sees(plan, model, probes))
-            meter.start()
-
         with meter.reading():
-            records = run_plan(plan, self.checkpoint, run, after_pass=after_pass)
-        patched = load_pipeline(self.checkpoint.folder)
-        apply_patch(patched, run / "patch.safetensors", plan.base.identity)
-        sees = self._sees(plan, patched, list(plan.probes))
+            records = run_plan(plan, self.checkpoint, run)
         asked = {
             spec.slug: [p for p in plan.probes if p.subject == spec.slug and p.role != "alias"] for spec in plan.passes
         }
+        patched = self._patched(plan, run)
+        sees = self._sees(plan, patched, list(plan.probes))
+        own = {}
+        for done, (slug, probes) in enumerate(asked.items(), start=1):
+            last = done == len(plan.passes)
+            own[slug] = _count(plan, probes, sees if last else self._sees(plan, self._patched(plan, run, done), probes))
         corrections = [p for p in plan.probes if p.role == "correction"]
         corrected = {spec.slug for spec in plan.passes if spec.kind == "correction"}
         elsewhere = [p for p in plan.probes if p.role == "retained" and corrected & set(p.neighbour_of)]
@@ -177,9 +176,15 @@ class Bench:
             seconds=meter.seconds,
             drawing=meter.drawn,
             memory=meter.memory,
-            patch=(run / "patch.safetensors").stat().st_size,
+            patch=(run / PATCH).stat().st_size,
             unet=sum(weight.numel() * weight.element_size() for weight in patched.unet.parameters()),
         )
+
+    def _patched(self, plan: Plan, run: Path, passes: int | None = None) -> StableDiffusionPipeline:
+        """The model as the first passes left it, or all of them."""
+        model = load_pipeline(self.checkpoint.folder)
+        apply_patch(model, run / PATCH, plan.base.identity, passes=passes)
+        return model
 
     def _groups(self, plan: Plan, scenario: Scenario) -> dict[str, list[Probe]]:
         kinds = {label_of(r.kind, r.phrase): r.kind for r in suite_of(self.size, scenario).spec.retained}
@@ -215,9 +220,7 @@ class Bench:
         first = self.size.first_seed + 500_000
 
         def vectors(model: StableDiffusionPipeline, seed: int) -> torch.Tensor:
-            sampler = plan.sampler
-            seeds = range(seed, seed + len(prompts))
-            latents = draw_latents(model, prompts, seeds, steps=sampler.steps, guidance=sampler.guidance)
+            latents = draw_latents(model, prompts, range(seed, seed + len(prompts)), plan.sampler)
             return self._clip.picture_vectors(decode(model, latents))
 
         base = vectors(self.model, first)
@@ -233,31 +236,23 @@ class _Meter:
         self.seconds: tuple[float, ...] = ()
         self.drawn: tuple[float, ...] = ()
         self.memory: int | None = None
-        self._loaded: int | None = None
         self._drawn = 0.0
-
-    def start(self) -> None:
-        """A pass begins; from here on memory is its own."""
-        self._drawn = 0.0
-        self._loaded = _reset_peak()
-        self._began = time.process_time()
-
-    def stop(self) -> None:
-        """It has ended."""
-        self.seconds += (round(time.process_time() - self._began, 3),)
-        self.drawn += (round(self._drawn, 3),)
-        peak = _status("VmHWM")
-        if peak is not None and self._loaded is not None:
-            self.memory = max(self.memory or 0, peak - self._loaded)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Starts once the eraser has loaded its model, and times whatever it draws."""
+        """Times every pass that the eraser runs meanwhile, and whatever it draws."""
+        run_pass = runner._run_pass
 
-        def loading(*args: Any) -> StableDiffusionPipeline:
-            pipeline = load_pipeline(*args)
-            self.start()
-            return pipeline
+        def metered(*args: Any) -> tuple[PassRecord, Part]:
+            self._drawn = 0.0
+            resident, began = _reset_peak(), time.process_time()
+            done = run_pass(*args)
+            self.seconds += (round(time.process_time() - began, 3),)
+            self.drawn += (round(self._drawn, 3),)
+            peak = _status("VmHWM")
+            if peak is not None and resident is not None:
+                self.memory = max(self.memory or 0, peak - resident)
+            return done
 
         def timed(*args: Any, **kwargs: Any) -> torch.Tensor:
             began = time.process_time()
@@ -267,7 +262,7 @@ class _Meter:
                 self._drawn += time.process_time() - began
 
         with ExitStack() as stack:
-            stack.enter_context(patch.object(runner, "load_pipeline", loading))
+            stack.enter_context(patch.object(runner, "_run_pass", metered))
             for module in (runner, retain, watch):
                 stack.enter_context(patch.object(module, "draw_latents", timed))
             yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +20,14 @@ from PIL import Image
 
 from ..errors import FmnGuardError
 from ..evidence import Audit, Instrument, Observation, Side, Sighting
-from ..metrics import STRICT_CLASSES
+from ..matrix import pass_matrix
+from ..metrics import STRICT_CLASSES, gather
 from ..model.sampler import decode, draw_latents, threads, to_pixels
 from ..plan import Plan
 from ..probes import Probe
 from ..progress import Progress, silent
-from ..record import Digest, bytes_digest, digest, write_record
+from ..record import Digest, Record, bytes_digest, digest, write_record
+from .between import States, look_between
 from .detectors import Detector, Recogniser, load_detector, load_recogniser
 from .gaze import attention_maps
 
@@ -45,10 +47,11 @@ def run_audit(
     patched_digest: Digest,
     passes_digest: Digest | None,
     out: Path,
+    states: States | None = None,
     keep_images: bool = True,
     progress: Progress = silent,
 ) -> Audit:
-    """Measures every probe of a plan on both models.
+    """Measures every probe of a plan on both models, and some between passes.
 
     Killed at any moment, the same call goes on after the last finished batch. Batches are drawn side by side on
     as many cores as there are, to the same pictures.
@@ -59,29 +62,21 @@ def run_audit(
         patched: the artefact that ships, reloaded from disk.
         patched_digest: its identity.
         passes_digest: digest of passes.json, None for a checkpoint fmn-guard did not make.
-        out: run folder; receives ``audit.json`` and, when wanted, ``images/<side>/<probe>.png``.
+        out: run folder; receives ``audit.json`` and, when wanted, ``images/<side>/<probe>.png``; what is drawn between
+            passes is on a side of its own, ``after-<passes>``.
+        states: the model after each pass; without, nothing is looked at between passes.
         keep_images: whether to write the pictures.
         progress: told after each batch.
     """
-    panel = _Panel(plan)
+    panel = Panel(plan)
     ledger = _Ledger(out, {"plan": plan.digest, "patched": patched_digest, "panel": panel.digest})
     images = out / "images" if keep_images else None
     sides: tuple[tuple[Side, StableDiffusionPipeline], ...] = (("base", base), ("patched", patched))
-    batches = [(side, model, probes) for side, model in sides for probes in batches_of(plan)]
-    observations: list[Observation] = []
-    with drawing_pool(plan.sampler.threads, base.device.type) as pool:
-        drawn = {
-            i: pool.submit(_observe, plan, model, side, probes, panel, images)
-            for i, (side, model, probes) in enumerate(batches)
-            if ledger.get(side, probes) is None
-        }
-        for i, (side, _, probes) in enumerate(batches):
-            seen = ledger.get(side, probes)
-            if seen is None:
-                seen = drawn[i].result()
-                ledger.add(seen)
-            observations += seen
-            progress(f"auditing: {side}", len(observations), 2 * len(plan.probes))
+
+    def observe(stage: str, model: StableDiffusionPipeline, probes: Sequence[Probe]) -> list[Observation]:
+        return _observe_all(plan, stage, model, probes, panel, ledger, images, progress)
+
+    observations = [seen for side, model in sides for seen in observe(side, model, plan.probes)]
     result = Audit(
         plan_digest=plan.digest,
         passes_digest=passes_digest,
@@ -89,16 +84,18 @@ def run_audit(
         instruments=panel.instruments,
         observations=tuple(observations),
         attention=tuple(seen for side, model in sides for seen in attention_maps(plan, model, side)),
+        between=tuple(look_between(plan, base, states, observe)) if states else (),
     )
+    result = result.model_copy(update={"matrix": pass_matrix(gather(plan, result), result.between)})
     write_record(out / "audit.json", result)
     ledger.close()
     return result
 
 
-def batches_of(plan: Plan) -> list[tuple[Probe, ...]]:
-    """The probes of a plan as they are drawn: who else is in a batch changes the last bits of a picture."""
-    size = plan.sampler.batch
-    return [plan.probes[start : start + size] for start in range(0, len(plan.probes), size)]
+def batches_of(plan: Plan, probes: Sequence[Probe] | None = None) -> list[tuple[Probe, ...]]:
+    """Probes as they are drawn, all of a plan by default: who else is in a batch changes the last bits of a picture."""
+    size, drawn = plan.sampler.batch, tuple(plan.probes if probes is None else probes)
+    return [drawn[start : start + size] for start in range(0, len(drawn), size)]
 
 
 @contextmanager
@@ -131,16 +128,7 @@ def draw_batch(
     Returns:
         Pixels (B, H, W, 3) uint8, and the digest of each picture's; None where it is not a number.
     """
-    sampler = plan.sampler
-    latents = draw_latents(
-        model,
-        [p.prompt for p in probes],
-        [p.seed for p in probes],
-        steps=sampler.steps,
-        guidance=sampler.guidance,
-        size=sampler.size,
-        batch=sampler.batch,
-    )
+    latents = draw_latents(model, [p.prompt for p in probes], [p.seed for p in probes], plan.sampler)
     pictures = decode(model, latents)
     broken = (~pictures.isfinite()).flatten(1).any(1).tolist()
     pixels = to_pixels(pictures.nan_to_num())
@@ -148,22 +136,52 @@ def draw_batch(
     return pixels, digests
 
 
+def _observe_all(
+    plan: Plan,
+    stage: str,
+    model: StableDiffusionPipeline,
+    probes: Sequence[Probe],
+    panel: Panel,
+    ledger: _Ledger,
+    images: Path | None,
+    progress: Progress,
+) -> list[Observation]:
+    """Draws and looks at those batches that the ledger does not have."""
+    observations: list[Observation] = []
+    batches = batches_of(plan, probes)
+    with drawing_pool(plan.sampler.threads, model.device.type) as pool:
+        drawn = {
+            i: pool.submit(_observe, plan, model, stage, batch, panel, images)
+            for i, batch in enumerate(batches)
+            if ledger.get(stage, batch) is None
+        }
+        for i, batch in enumerate(batches):
+            seen = ledger.get(stage, batch)
+            if seen is None:
+                seen = drawn[i].result()
+                ledger.add(stage, seen)
+            observations += seen
+            progress(f"auditing: {stage}", len(observations), len(probes))
+    return observations
+
+
 def _observe(
     plan: Plan,
     model: StableDiffusionPipeline,
-    side: Side,
+    stage: str,
     probes: tuple[Probe, ...],
-    panel: _Panel,
+    panel: Panel,
     images: Path | None,
 ) -> list[Observation]:
-    """Draws a batch and looks at it."""
+    """Draws a batch and looks at it; of any stage but the base's, it is of the patched side."""
+    side: Side = "base" if stage == "base" else "patched"
     pixels, digests = draw_batch(plan, model, probes)
     scores = panel.recognise(pixels)
     observations = []
     for i, probe in enumerate(probes):
         seen = panel.observe(probe, side, pixels[i], digests[i], scores[i])
         if images is not None and seen.image_digest is not None and not _explicit(seen):
-            path = images / side / probe.picture_name
+            path = images / stage / probe.picture_name
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[i]).save(path)
         observations.append(seen)
@@ -175,7 +193,7 @@ def _explicit(seen: Observation) -> bool:
     return any(box.label in STRICT_CLASSES for boxes in seen.sightings.values() for box in boxes or ())
 
 
-class _Panel:
+class Panel:
     """The recogniser and the detectors of a plan; one that does not load is noted, not skipped."""
 
     def __init__(self, plan: Plan) -> None:
@@ -267,30 +285,39 @@ def _top(scores: dict[str, float], asked: str) -> str:
     return max(rivals, key=rivals.__getitem__)
 
 
+class _Noted(Record):
+    """A line of the ledger."""
+
+    stage: str
+    seen: Observation
+
+
 class _Ledger:
     """Observations so far, one JSON line each; removed when audit.json is written."""
 
     def __init__(self, out: Path, key: dict[str, str]) -> None:
         self._path = out / "audit.partial.jsonl"
-        self._seen: dict[tuple[str, str], Observation] = {}
+        self._noted: dict[tuple[str, str], _Noted] = {}
         head = json.dumps(key, sort_keys=True)
         lines = self._path.read_text(encoding="utf-8").split("\n") if self._path.exists() else [""]
         if lines[0] == head:
             for line in lines[1:-1]:  # what follows the last newline was cut off in mid-write
-                observation = Observation.model_validate_json(line)
-                self._seen[observation.side, observation.probe] = observation
-        kept = [head, *(o.model_dump_json() for o in self._seen.values())]
+                noted = _Noted.model_validate_json(line)
+                self._noted[noted.stage, noted.seen.probe] = noted
+        kept = [head, *(noted.model_dump_json() for noted in self._noted.values())]
         out.mkdir(parents=True, exist_ok=True)
         self._path.write_text("\n".join(kept) + "\n", encoding="utf-8")
 
-    def get(self, side: Side, probes: tuple[Probe, ...]) -> list[Observation] | None:
+    def get(self, stage: str, probes: tuple[Probe, ...]) -> list[Observation] | None:
         """Observations of a batch, or None when one is missing: a batch is drawn whole or not at all."""
-        found = [self._seen.get((side, probe.id)) for probe in probes]
-        return None if None in found else [o for o in found if o is not None]
+        found = [self._noted.get((stage, probe.id)) for probe in probes]
+        return None if None in found else [noted.seen for noted in found if noted is not None]
 
-    def add(self, observations: list[Observation]) -> None:
+    def add(self, stage: str, observations: list[Observation]) -> None:
+        """Notes a batch."""
+        lines = (_Noted(stage=stage, seen=seen).model_dump_json() + "\n" for seen in observations)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(o.model_dump_json() + "\n" for o in observations))
+            file.write("".join(lines))
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)

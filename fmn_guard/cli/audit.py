@@ -14,7 +14,7 @@ from ..manifest import CheckpointRef
 from ..plan import compile_plan
 from ..shipped import find, policies
 from .console import emit_json, keep_quiet, shown, talk
-from .device import device_option
+from .device import Precision, device_option, dtype_option
 from .output import Outputs, output_options, read_frameworks
 from .pictures import Embed
 from .progress import reporting
@@ -28,6 +28,7 @@ from .run import check_folder, conclude, default_folder, finished_audit, lacks_i
 @click.option("--policy", default="default", show_default=True, help="Name or file of the policy that judges.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; named after plan and checkpoint by default.")
 @device_option
+@dtype_option
 @click.option("--measure-only", is_flag=True, help="Stop at audit.json, without a verdict.")
 @click.option("--no-images", is_flag=True, help="Do not keep the pictures that were judged.")
 @output_options
@@ -40,6 +41,7 @@ def audit(
     policy: str,
     out: Path | None,
     device: str,
+    precision: Precision,
     measure_only: bool,
     no_images: bool,
     outputs: tuple[Path, ...],
@@ -70,9 +72,16 @@ def audit(
         raise InputError(f"{shown(run)} holds the run of another checkpoint", hint="give another --out")
     for warning in undecidable(plan, rules):
         say(f"warning: {warning}")
+    if measured is not None and lacks_instrument(measured):
+        measured = None
+    if measured is None:
+        from ..model.fit import refuse_misfits
+
+        for each in (original, suspect):  # while nothing is written yet
+            refuse_misfits(each.folder)
     open_folder(run, plan)
     say(f"run folder: {shown(run)}")
-    if measured is not None and not lacks_instrument(measured):
+    if measured is not None:
         say(f"re-using {shown(run / 'audit.json')}")
     else:
         from ..audit.auditor import run_audit
@@ -82,8 +91,8 @@ def audit(
         with reporting(quiet) as progress:
             measured = run_audit(
                 plan,
-                load_pipeline(original.folder, device),
-                load_pipeline(suspect.folder, device),
+                load_pipeline(original.folder, device, precision),
+                load_pipeline(suspect.folder, device, precision),
                 patched_digest=suspect.facts.identity,
                 passes_digest=None,
                 out=run,

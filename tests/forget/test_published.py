@@ -23,7 +23,7 @@ from fmn_guard.forget.runner import run_plan
 from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.model.attention import cross_attentions, seen_attention
 from fmn_guard.model.checkpoint import load_pipeline, save_checkpoint
-from fmn_guard.model.sampler import text_states
+from fmn_guard.model.conditioning import text_states
 from fmn_guard.model.whole import edited_unet
 from fmn_guard.plan import PassSpec, RetainSpec, TrainingPrompt, compile_plan
 from fmn_guard.presets import Published
@@ -358,7 +358,7 @@ def test_bug_9_nothing_of_a_concept_is_saved_with_the_model(finished, tiny_check
     save_checkpoint(patched, tmp_path / "saved")
     base = load_pipeline(tiny_checkpoint)
     weights = dict(base.unet.named_parameters())
-    assert read_patch(folder / "patch.safetensors")[1].keys() <= weights.keys()
+    assert all(part.edits.keys() <= weights.keys() for part in read_patch(folder / "patch.safetensors").parts)
     saved = load_pipeline(tmp_path / "saved")
     assert saved.tokenizer.get_vocab() == base.tokenizer.get_vocab()
     for part in ("text_encoder", "vae"):
@@ -425,17 +425,20 @@ def test_end_of_text_is_a_target_as_the_manifest_says_and_padding_is_never_one_b
     assert planned(tiny_checkpoint, tmp_path)[0].passes[0].prompts[0].positions == (4, 5)
 
 
-def test_killed_after_the_first_pass_the_same_call_ends_with_the_same_patch(finished, tmp_path):
+def test_killed_in_the_second_pass_the_same_call_ends_with_the_same_patch(finished, tmp_path):
     plan, checkpoint, whole, _ = finished
 
-    def dies(_spec, _pipeline):
-        raise KeyboardInterrupt
+    def dies(what, done, _steps):
+        if what == "pass 2 (pistol)":
+            raise KeyboardInterrupt
+        told.append((what, done))
 
+    told = []
     with pytest.raises(KeyboardInterrupt):
-        run_plan(plan, checkpoint, tmp_path, after_pass=dies)
-    looked = []
-    assert run_plan(plan, checkpoint, tmp_path, after_pass=lambda spec, _: looked.append(spec.slug)) == whole
-    assert looked == ["pistol"]
+        run_plan(plan, checkpoint, tmp_path, progress=dies)
+    assert told == [("pass 1 (lion)", 1), ("pass 1 (lion)", 2)]
+    assert run_plan(plan, checkpoint, tmp_path, progress=lambda what, done, _: told.append((what, done))) == whole
+    assert [what for what, _ in told[2:]] == 2 * ["pass 2 (pistol)"]
 
 
 def test_a_loss_that_is_no_number_is_recorded_as_diverged(pipeline):
