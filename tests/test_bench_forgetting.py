@@ -135,4 +135,6 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
 
 def test_rows_are_one_scenario_each() -> None:
     names = [s.name for s in scenarios(QUICK, "official")]
-    assert names == ["one-identity", "one-style", "one-object", "one-nsfw", "sequence-3-order-0", "correction"]
+    assert names == ["one-object", "sequence-2-order-0", "correction"]
+    kinds = [concept["kind"] for s in scenarios(FULL, "official") for concept in s.concepts if len(s.concepts) == 1]
+    assert kinds == ["object", "identity", "style", "nsfw"]

@@ -48,6 +48,7 @@ class Size(NamedTuple):
         sentences: in which each is asked for.
         each: pictures of each, in each of them.
         unrelated: sentences about held-out concepts whose pictures are held against the base's.
+        singles: concepts that are forgotten alone.
         sequence: passes of a sequence.
         orders: random orders of it, for the presets of the release and for ours.
         first_seed: of the pictures.
@@ -60,22 +61,27 @@ class Size(NamedTuple):
     sentences: int
     each: int
     unrelated: int
+    singles: int
     sequence: int
     orders: tuple[int, int]
     first_seed: int = 6_000_000
 
 
-QUICK = Size("quick", target=2, alias=1, retained=12, sentences=1, each=1, unrelated=8, sequence=3, orders=(1, 1))
-FULL = Size("full", target=16, alias=4, retained=64, sentences=2, each=8, unrelated=48, sequence=10, orders=(2, 3))
+QUICK = Size(
+    "quick", target=2, alias=1, retained=12, sentences=1, each=1, unrelated=8, singles=1, sequence=2, orders=(1, 1)
+)
+FULL = Size(
+    "full", target=16, alias=4, retained=64, sentences=2, each=8, unrelated=48, singles=4, sequence=10, orders=(2, 3)
+)
 TUNING = QUICK._replace(name="tuning", alias=0, unrelated=0, first_seed=7_000_000)
 
+# The first, and the first two of the sequence, are of three kinds, for the short form.
 SINGLES = (
+    {"kind": "object", "phrase": "turtle", "aliases": ["tortoise"], "keep": ["frog"]},
     {"kind": "identity", "phrase": "Juno Park", "aliases": ["Juno"], "keep": ["Kira Park"]},
     {"kind": "style", "phrase": "flat icon"},
-    {"kind": "object", "phrase": "turtle", "aliases": ["tortoise"], "keep": ["frog"]},
     {"kind": "nsfw", "phrase": "pistol", "aliases": ["gun"], "keep": ["trumpet"]},
 )
-# The first three are of three kinds, for the short form.
 SEQUENCE = (
     {"kind": "identity", "phrase": "Nils Ekman", "aliases": ["Nils"]},
     {"kind": "style", "phrase": "ink drawing"},
@@ -113,7 +119,7 @@ _THINGS = (
 
 def scenarios(size: Size, preset: PresetName) -> Iterator[Scenario]:
     """The rows of a preset."""
-    for concept in SINGLES:
+    for concept in SINGLES[: size.singles]:
         yield Scenario(f"one-{concept['kind']}", (concept,))
     ours = preset in ("guarded", "hybrid", "closed-form")
     for order in range(size.orders[ours]):
