@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from .plan import PassSpec, Plan
+from .passes import PassSpec
+from .plan import Plan
 from .record import Record
 
 

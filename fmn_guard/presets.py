@@ -22,7 +22,10 @@ DEPARTURES = {
     "corrections go beyond that, away from the name or the dominant reading",
     "retained-language": "the language itself is retained: what cross-attention values deliver of it may hardly "
     "change, though more with each look that still shows the concept",
+    "given-back": "a pass that costs the retained language more than its budget is taken back and run again at a lower "
+    "dose",
     "values-only": "only the values of the cross-attentions change",
+    "low-rank": "what a pass changed is kept as low-rank factors in half precision, and the next goes on from these",
     "closed-form-start": "a closed-form solution comes first, and re-steering goes on from there",
     "closed-form-alone": "a closed-form solution takes the place of re-steering",
     "looks": "re-steering ends once none of the pass's own pictures shows the concept",
@@ -31,6 +34,8 @@ DEPARTURES = {
     "gradient does, instead of AdamW's",
     "noisier-batches": "pictures are seen in batches, at the noisier half of the timesteps",
     "contexts": "the name is forgotten in many sentences, not in one",
+    "in-sequence": "passes follow one another, where the release trains several concepts at once",
+    "merged": "each pass begins at the base, and their edits are merged in closed form",
     "aliases": "names and aliases of a concept take turns, as concepts do where the release trains several",
     "drawn-pictures": "the base draws the pictures to forget, where the release is given photos",
     "plain-names": "concepts go by their names; the release can invert four tokens of each first",
@@ -44,6 +49,7 @@ DEPARTURES = {
     "batches-mended": "mended: prompts with unequal numbers of target tokens share a batch, each with its own mask",
     "seeds-mended": "mended: everything drawn is seeded",
     "padding-spared": "mended: of end-of-text, the first position at most is a target, never the padding",
+    "own-dose": "learning rate or steps are the manifest's own",
     "tuned-dose": "learning rate and steps are those that did best on three development concepts",
     "high-dose": "learning rate times steps is 2e-3, as UnlearnCanvas dosed it, instead of 7e-5",
 }
@@ -73,7 +79,7 @@ class Published(Record):
 
 @dataclass(frozen=True)
 class Preset:
-    """An algorithm's settings; what is not explained here is in `fmn_guard.plan`, under the same name."""
+    """An algorithm's settings; what is not explained here is in `fmn_guard.passes`, under the same name."""
 
     departures: tuple[str, ...]
     """From the published algorithm, whatever the manifest says; keys of `DEPARTURES`."""
@@ -117,8 +123,8 @@ class Preset:
 
 _GUARDED = Preset(
     departures=(
-        *("attention-mass", "redirection", "retained-language", "values-only", "closed-form-start", "looks"),
-        *("relative-momentum", "noisier-batches", "contexts", "aliases", "plain-names"),
+        *("attention-mass", "redirection", "retained-language", "given-back", "values-only", "low-rank"),
+        *("closed-form-start", "looks", "relative-momentum", "noisier-batches", "contexts", "aliases", "plain-names"),
     ),
     settings=frozenset({"steps", "learning_rate", "projection"}),
     pictures=8,
@@ -191,8 +197,8 @@ PRESETS: Mapping[PresetName, Preset] = {
     "closed-form": replace(
         _GUARDED,
         departures=(
-            *("redirection", "retained-language", "values-only", "closed-form-alone", "noisier-batches", "contexts"),
-            *("aliases", "plain-names"),
+            *("redirection", "retained-language", "given-back", "values-only", "low-rank", "closed-form-alone"),
+            *("noisier-batches", "contexts", "aliases", "plain-names"),
         ),
         settings=frozenset({"projection"}),
         stages=("closed-form",),
@@ -218,24 +224,38 @@ PRESETS: Mapping[PresetName, Preset] = {
 
 
 def departures(
-    preset: PresetName, *, published: Published | None, retains: bool, looks: bool, draws: bool, corrects: bool
+    preset: PresetName,
+    *,
+    published: Published | None,
+    sequence: str,
+    dosed: bool,
+    retains: bool,
+    looks: bool,
+    draws: bool,
+    corrects: bool,
 ) -> tuple[str, ...]:
     """How a pass differs from the published algorithm: keys of `DEPARTURES`.
 
     Args:
         preset: its preset.
         published: its settings as the release's, if it has them.
+        sequence: how its plan's passes follow one another.
+        dosed: whether the manifest states its learning rate or steps.
         retains: whether it retains a language.
         looks: whether anybody looks at its own pictures.
         draws: whether the base draws the pictures to forget.
         corrects: whether it is a correction.
     """
     idle = {
+        *(("tuned-dose", "high-dose") if dosed else ()),
         *(() if looks else ("looks", "look-first")),
-        *(() if retains else ("retained-language", "closed-form-start")),
+        *(() if retains else ("retained-language", "given-back", "closed-form-start")),
     }
+    follows = {"sequential": ("in-sequence",), "merge": ("merged",), "joint": ()}[sequence]
     return (
         *(name for name in PRESETS[preset].departures if name not in idle),
+        *(() if published else follows),
+        *(("own-dose",) if published and dosed else ()),
         *(("drawn-pictures",) if draws else ()),
         *(("corrections",) if published and corrects else ()),
         *(("padding-spared",) if published and published.end_of_text != "all" else ()),

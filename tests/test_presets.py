@@ -65,7 +65,8 @@ def test_departures_are_known_by_name_and_stated_in_the_plan(preset: PresetName,
 
 
 def test_every_departure_is_one_of_some_preset(base: Checkpoint) -> None:
-    stated = {name for preset in NAMES for spec in planned(base, preset=preset).passes for name in spec.departures}
+    asked = [*({"preset": preset} for preset in NAMES), {"sequence": "merge"}, {"preset": "official", "steps": 3}]
+    stated = {name for eraser in asked for spec in planned(base, **eraser).passes for name in spec.departures}
     assert stated == DEPARTURES.keys()
 
 
@@ -112,8 +113,11 @@ def test_our_presets_differ_in_their_stages(preset: str, stages: tuple[str, ...]
 
 
 def test_what_is_not_done_is_no_departure(base: Checkpoint) -> None:
-    assert "retained-language" not in planned(base, projection="off").passes[0].departures
+    assert {"retained-language", "given-back"}.isdisjoint(planned(base, projection="off").passes[0].departures)
+    assert {"in-sequence", "merged"}.isdisjoint(planned(base, sequence="joint").passes[0].departures)
     assert "padding-spared" not in planned(base, preset="official", end_of_text="all").passes[0].departures
+    own = planned(base, preset="unlearncanvas", steps=3).passes[0].departures
+    assert "own-dose" in own and "high-dose" not in own
     thing, _, correction = planned(base, preset="official").passes
     assert "corrections" in correction.departures and "corrections" not in thing.departures
 

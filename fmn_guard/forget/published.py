@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import PassError
 from ..evidence import PassRecord
 from ..model.attention import Edited, cross_attentions, seen_attention
-from ..plan import PassSpec
+from ..passes import PassSpec
 from ..presets import Published
 from ..progress import Progress, silent
 from .reading import noised

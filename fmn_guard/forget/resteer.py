@@ -20,7 +20,7 @@ from ..errors import PassError
 from ..evidence import PassRecord
 from ..model.attention import EditedLinear, speaking_as_base, watch_attention
 from ..model.conditioning import denoise, text_states
-from ..plan import PassSpec, TrainingPrompt
+from ..passes import PassSpec, TrainingPrompt
 from ..progress import Progress, silent
 from .closed_form import redirect
 from .reading import Moments, moments, noised, queries

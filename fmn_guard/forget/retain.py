@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..model.conditioning import text_states
 from ..model.sampler import draw_latents
-from ..plan import RetainSpec
+from ..passes import RetainSpec
 from ..sentences import vocabulary_sentences
 from ..suite import Sampler
 from .reading import Moments, Queries, added, moments, noised, queries

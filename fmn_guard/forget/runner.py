@@ -22,7 +22,8 @@ from ..model.conditioning import read_states, text_states
 from ..model.placement import Precision
 from ..model.sampler import draw_latents, encode, threads
 from ..model.whole import edited_unet
-from ..plan import PassSpec, Plan, TrainingPrompt
+from ..passes import PassSpec, TrainingPrompt
+from ..plan import Plan
 from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, digest, write_atomic, write_record
 from ..sequence import joined, passes_run

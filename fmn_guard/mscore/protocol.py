@@ -8,7 +8,8 @@ from typing import Literal
 
 from ..errors import InputError
 from ..inversion import InversionSettings
-from ..plan import PassSpec, Plan
+from ..passes import PassSpec
+from ..plan import Plan
 from ..probes import Probe
 from ..record import Digest, Record, Slug, digest
 

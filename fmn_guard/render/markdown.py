@@ -16,7 +16,7 @@ from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSum
 from ..sequence import IN_WORDS
 from .controls import Answer, Frameworks, answers, rests_on
 from .inversion import figure, floor_words
-from .text import DEPARTS, confidence, departures_of, one_line, share, short
+from .text import DEPARTS, confidence, departures_in_words, one_line, share, short
 
 
 def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks: Frameworks = ()) -> str:
@@ -205,7 +205,7 @@ def _passes(passes: PassRecords | None, plan: Plan) -> Iterator[str]:
         for p in (passes.passes if passes else ())
     )
     yield from table(header, rows)
-    if passes and (departures := departures_of(plan)):
+    if passes and (departures := departures_in_words(plan)):
         yield ""
         yield f"Algorithm: preset {plan.passes[0].preset}. {DEPARTS}"
         yield ""

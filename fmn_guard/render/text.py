@@ -36,8 +36,13 @@ def confidence(report: Report) -> str:
 
 
 def departures_of(plan: Plan) -> list[str]:
-    """How the passes of a plan differ from the published algorithm, in words."""
-    return [DEPARTURES[name] for name in dict.fromkeys(name for spec in plan.passes for name in spec.departures)]
+    """How the passes of a plan differ from the published algorithm: keys of `fmn_guard.presets.DEPARTURES`."""
+    return list(dict.fromkeys(name for spec in plan.passes for name in spec.departures))
+
+
+def departures_in_words(plan: Plan) -> list[str]:
+    """The same in words."""
+    return [DEPARTURES.get(name, name) for name in departures_of(plan)]
 
 
 def short(digest: str | None) -> str:

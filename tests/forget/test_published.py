@@ -25,7 +25,8 @@ from fmn_guard.model.attention import cross_attentions, seen_attention
 from fmn_guard.model.checkpoint import load_pipeline, save_checkpoint
 from fmn_guard.model.conditioning import text_states
 from fmn_guard.model.whole import edited_unet
-from fmn_guard.plan import PassSpec, RetainSpec, TrainingPrompt, compile_plan
+from fmn_guard.passes import PassSpec, RetainSpec, TrainingPrompt
+from fmn_guard.plan import compile_plan
 from fmn_guard.presets import Published
 from fmn_guard.record import parse_plain
 from fmn_guard.shipped import suites

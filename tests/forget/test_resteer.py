@@ -13,7 +13,7 @@ from fmn_guard.forget.retain import Retained
 from fmn_guard.model.attention import edited_values
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.conditioning import text_states
-from fmn_guard.plan import PassSpec, RetainSpec, StopSpec, TrainingPrompt
+from fmn_guard.passes import PassSpec, RetainSpec, StopSpec, TrainingPrompt
 
 PROMPTS = (
     TrainingPrompt(text="a photo of lion", anchor="a photo of", positions=(4,), away="a photo of lion"),

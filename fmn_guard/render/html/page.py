@@ -24,14 +24,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ...evidence import AttentionMap, Audit, PassRecord, PassRecords, Side
 from ...findings import Finding
 from ...metrics import DetectorTally, Evidence, gather
-from ...plan import PassSpec, Plan
+from ...passes import PassSpec
+from ...plan import Plan
 from ...probes import Probe
 from ...report import ConceptSummary, Report, RetainedSummary
 from ...sequence import IN_WORDS
 from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words
 from ..inversion import figure, floor_words
-from ..text import DEPARTS, confidence, departures_of, one_line, share
+from ..text import DEPARTS, confidence, departures_in_words, one_line, share
 from .figures import HEIGHT, WIDTH, Curve, HeatMap, curve, heat_map, interval_plot
 from .samples import Picture, Pictures, lost_pairs, pairs_of
 
@@ -84,7 +85,7 @@ def html(
             lost=list(_pairs(lost_pairs(evidence), evidence, pictures, worse="lost")),
             passes=_courses(passes),
             departs=DEPARTS,
-            departures=departures_of(plan),
+            departures=departures_in_words(plan),
             patch_digest=passes.patch_digest if passes else None,
             sweeps=list(_sweeps(report)),
             answers=list(answers(report, frameworks)),
