@@ -30,15 +30,17 @@ def estimate(plan: Plan) -> Cost:
     language = max((spec.retain.pictures for spec in plan.passes), default=0)  # drawn once for all passes
     between = sum(map(len, plan.between))
     images = 2 * len(plan.probes) + between + sum(map(_pictures, plan.passes)) + language
+    inversions = [spec.published.inversion for spec in plan.passes if spec.published and spec.published.inversion]
     trained = sum(spec.steps * spec.batch for spec in plan.passes)
+    inverted = sum(inversion.steps * inversion.batch for inversion in inversions)
     # pictures of the name and of its anchor, each seen by the base with either sentence
     seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes if not spec.published)
     return Cost(
         passes=len(plan.passes),
-        training_steps=sum(spec.steps for spec in plan.passes),
+        training_steps=sum(spec.steps for spec in plan.passes) + sum(inversion.steps for inversion in inversions),
         images=images,
         between=between,
-        unet_evaluations=images * plan.sampler.evaluations + trained + seen,
+        unet_evaluations=images * plan.sampler.evaluations + trained + inverted + seen,
     )
 
 

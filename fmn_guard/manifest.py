@@ -211,6 +211,9 @@ class EraserSettings(Record):
     end_of_text: Annotated[EndOfText | None, Field(exclude_if=lambda which: which is None)] = None
     """End-of-text positions that the published algorithm takes for targets beside the name: ``none``, the ``first``, or
     ``all``, which counts padding as the release does."""
+    inverted_tokens: Annotated[int | None, Field(ge=1, le=16, exclude_if=lambda count: count is None)] = None
+    """Tokens that the published algorithm first inverts from a concept's pictures, to forget these in place of its
+    names; the release takes 4."""
     hold_out: tuple[Phrase, ...] = ()
     """Names left out of the retain vocabulary, so that the audit can show what unlisted concepts lose."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -225,7 +228,7 @@ class EraserSettings(Record):
                 hint=f"remove it; {self.preset} takes {', '.join(sorted(PRESETS[self.preset].settings))}",
                 loc=(name,),
             )
-            for name in ("steps", "learning_rate", "projection", "end_of_text")
+            for name in ("steps", "learning_rate", "projection", "end_of_text", "inverted_tokens")
             if getattr(self, name) is not None and name not in PRESETS[self.preset].settings
         ]
         if self.preset == "closed-form" and self.projection == "off":

@@ -12,13 +12,15 @@ from pydantic import Field
 
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
+from .inversion import InversionSettings
 from .manifest import Concept, Correction, EraserSettings, Manifest, SequenceMode, minors_in
 from .passes import PassKind, PassSpec, RetainSpec, RollbackSpec, StopSpec, StoredAs, TrainingPrompt
-from .presets import PRESETS, Dose, EndOfText, Preset, Published, departures
+from .presets import PRESETS, Dose, Preset, Published, departures
 from .probes import Probe, probes_between, probes_of
 from .record import Digest, Record, Slug, digest
 from .sentences import (
     FUNCTION_WORDS,
+    NEUTRAL_WORDS,
     content_words,
     published_sentence,
     stand_in_words,
@@ -108,7 +110,7 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
         )
     passes = tuple(_passes(manifest, checkpoint))
     probes = tuple(probes_of(manifest, suite, checkpoint))
-    own = {prompt.text.casefold() for spec in passes for prompt in spec.prompts}
+    own = {prompt.text.casefold() for spec in passes for prompt in (*spec.prompts, *spec.pictured)}
     own |= {prompt.casefold() for spec in passes if spec.stop for prompt in spec.stop.prompts}
     for probe in probes:
         if probe.prompt.casefold() in own:
@@ -144,7 +146,7 @@ def _refuse_minors(manifest: Manifest, passes: tuple[PassSpec, ...], probes: tup
     """Applies the rule to resolved sentences, whatever parts they were put together from."""
     nsfw = {c.slug for c in manifest.spec.concepts if c.kind == "nsfw"}
     nsfw |= {c.slug for c in manifest.spec.corrections if c.dominant_kind == "nsfw"}
-    texts = [prompt.text for spec in passes if spec.slug in nsfw for prompt in spec.prompts]
+    texts = [prompt.text for spec in passes if spec.slug in nsfw for prompt in (*spec.prompts, *spec.pictured)]
     texts += [probe.prompt for probe in probes if probe.subject in nsfw]
     for violation in minors_in({(text,): text for text in texts}):
         raise InputError(f"{violation.rule}: {violation.message}", hint=violation.hint)
@@ -152,8 +154,8 @@ def _refuse_minors(manifest: Manifest, passes: tuple[PassSpec, ...], probes: tup
 
 def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
     spec = manifest.spec
-    if published := _published(spec.eraser):
-        yield from _published_passes(manifest, checkpoint, published.end_of_text)
+    if PRESETS[spec.eraser.preset].published:
+        yield from _published_passes(manifest, checkpoint)
         return
     # random contexts must not put together what the hard rule refuses
     words = tuple(word for word in checkpoint.words() if not any(minors_in({(word,): word})))
@@ -200,28 +202,65 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
         forgotten.append(tuple(prompt.text for prompt in prompts))
 
 
-def _published_passes(manifest: Manifest, checkpoint: Checkpoint, targets: EndOfText) -> Iterator[PassSpec]:
-    """Passes of the algorithm as it was released: one sentence a name, and nothing that is retained."""
+def _published_passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
+    """Passes of the algorithm as it was released: one sentence a name, and nothing that is retained.
+
+    Where tokens are inverted first, they stand in the place of as many neutral words, in one sentence for all names.
+    """
+    eraser = manifest.spec.eraser
     subjects: list[tuple[Concept | Correction, PassKind, tuple[str, ...]]] = [
         *((concept, concept.kind, concept.names) for concept in manifest.spec.concepts),
         *((correction, "correction", (correction.prompt,)) for correction in manifest.spec.corrections),
     ]
-    ends = {"none": slice(0), "first": slice(1), "all": slice(None)}[targets]
     for i, (subject, kind, names) in enumerate(subjects):
-        prompts = []
-        for name in names:
-            s = published_sentence(name, style=kind == "style")
-            own = checkpoint.token_positions(s.text, name, s.start)
-            positions = (*own, *checkpoint.end_of_text_positions(s.text)[ends])
-            prompts.append(TrainingPrompt(text=s.text, anchor=s.frame, positions=positions, away=s.text))
-        yield _pass(i, subject, kind, names, prompts, (), [], [], manifest, checkpoint)
+        published = _published(eraser, checkpoint, names, i)
+        prompts = [_published_prompt(name, kind, published, checkpoint) for name in names]
+        spec = _pass(i, subject, kind, names, prompts, (), [], [], manifest, checkpoint, published)
+        if published.inversion and published.word:
+            inverted = " ".join([published.word] * published.inversion.tokens)
+            spec = spec.model_copy(update={"prompts": (_published_prompt(inverted, kind, published, checkpoint),)})
+        yield spec
 
 
-def _published(eraser: EraserSettings) -> Published | None:
-    released = PRESETS[eraser.preset].published
-    if released is None or eraser.end_of_text is None:
-        return released
-    return released.model_copy(update={"end_of_text": eraser.end_of_text})
+def _published_prompt(name: str, kind: PassKind, published: Published, checkpoint: Checkpoint) -> TrainingPrompt:
+    s = published_sentence(name, style=kind == "style")
+    ends = {"none": slice(0), "first": slice(1), "all": slice(None)}[published.end_of_text]
+    own = checkpoint.token_positions(s.text, name, s.start)
+    positions = (*own, *checkpoint.end_of_text_positions(s.text)[ends])
+    return TrainingPrompt(text=s.text, anchor=s.frame, positions=positions, away=s.text)
+
+
+def _published(eraser: EraserSettings, checkpoint: Checkpoint, names: tuple[str, ...], index: int) -> Published:
+    """The release's settings with those of the manifest in them.
+
+    Raises:
+        InputError: tokens are to be inverted, and the checkpoint has two text encoders or no neutral word.
+    """
+    preset = PRESETS[eraser.preset]
+    changes: dict[str, object] = {"end_of_text": eraser.end_of_text} if eraser.end_of_text else {}
+    if eraser.inverted_tokens:
+        taken = content_words(names)
+        word = next((word for word in NEUTRAL_WORDS if word in checkpoint.words() and word not in taken), None)
+        if checkpoint.other_tokenizers or word is None:
+            raise InputError(
+                f"spec.eraser.inverted_tokens: {checkpoint.facts.reference} has "
+                + ("two text encoders" if word else f"none of the words {', '.join(NEUTRAL_WORDS)} to start from"),
+                hint="leave it out: concepts then go by their names",
+            )
+        changes |= {
+            "word": word,
+            "inversion": InversionSettings(
+                tokens=eraser.inverted_tokens,
+                seeds=(eraser.seed + index,),
+                steps=500,
+                batch=1,
+                learning_rate=1e-3,
+                falls_to=1.0,
+                threads=preset.threads,
+            ),
+        }
+    assert preset.published is not None
+    return preset.published.model_copy(update=changes)
 
 
 def _hidden(manifest: Manifest) -> set[str]:
@@ -252,6 +291,7 @@ def _pass(
     forgotten: list[tuple[str, ...]],
     manifest: Manifest,
     checkpoint: Checkpoint,
+    published: Published | None = None,
 ) -> PassSpec:
     eraser = manifest.spec.eraser
     preset = PRESETS[eraser.preset]
@@ -264,7 +304,6 @@ def _pass(
     )
     stop = _stop(subject, kind, names, neutral, hidden, checkpoint, preset) if preset.stop_pictures else None
     dose = preset.doses.get(kind, _UNDOSED)
-    published = _published(eraser)
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
         index=index,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from .inversion import InversionSettings
 from .record import Record
 
 PresetName = Literal["guarded", "hybrid", "closed-form", "official", "official-tuned", "unlearncanvas"]
@@ -39,6 +42,8 @@ DEPARTURES = {
     "aliases": "names and aliases of a concept take turns, as concepts do where the release trains several",
     "drawn-pictures": "the base draws the pictures to forget, where the release is given photos",
     "plain-names": "concepts go by their names; the release can invert four tokens of each first",
+    "neutral-start": "inversion starts at a neutral word instead of pieces of the name, pulls embeddings to the mean "
+    "norm of the model's own and flips no picture",
     "corrections": "a correction is re-steered as the concept of its prompt would be: the release has none",
     "clipping-mended": "mended: gradients are clipped to a global norm of 1; in the release, the iterator over them is "
     "exhausted before",
@@ -75,6 +80,10 @@ class Published(Record):
     """Of AdamW."""
     clip: float = 1.0
     """Global norm that gradients are clipped to."""
+    inversion: Annotated[InversionSettings | None, Field(exclude_if=lambda settings: settings is None)] = None
+    """How a concept's tokens are inverted first; None where it goes by its names."""
+    word: Annotated[str | None, Field(exclude_if=lambda word: word is None)] = None
+    """What inversion starts from."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +171,7 @@ _OFFICIAL = replace(
         *("aliases", "plain-names", "clipping-mended", "sequence-mended", "silence-mended", "batches-mended"),
         "seeds-mended",
     ),
-    settings=frozenset({"steps", "learning_rate", "end_of_text"}),
+    settings=frozenset({"steps", "learning_rate", "end_of_text", "inverted_tokens"}),
     stages=("re-steering",),
     published=Published(),
     pictures=10,
@@ -248,12 +257,14 @@ def departures(
     """
     idle = {
         *(("tuned-dose", "high-dose") if dosed else ()),
+        *(("plain-names", "aliases") if published and published.inversion else ()),
         *(() if looks else ("looks", "look-first")),
         *(() if retains else ("retained-language", "given-back", "closed-form-start")),
     }
     follows = {"sequential": ("in-sequence",), "merge": ("merged",), "joint": ()}[sequence]
     return (
         *(name for name in PRESETS[preset].departures if name not in idle),
+        *(("neutral-start",) if published and published.inversion else ()),
         *(() if published else follows),
         *(("own-dose",) if published and dosed else ()),
         *(("drawn-pictures",) if draws else ()),

@@ -31,6 +31,8 @@ STYLE_TRAINING_TEMPLATES = (
 # What the algorithm was published with (arXiv 2303.17591): one sentence for things and people, one for styles.
 PUBLISHED_TEMPLATE = "a photo of {x}"
 PUBLISHED_STYLE_TEMPLATE = "a photo in the style of {x}"
+# What inversions may start from: the first that is one token, and in no name that is inverted.
+NEUTRAL_WORDS = ("thing", "object", "picture", "image", "photo")
 # The name among random words {y} and {z} of the vocabulary, and among the colours {c} and styles {s} that prompts
 # commonly go on with. On a causal text encoder whatever follows the name carries it too, so sentences must go on after
 # it, and no list of continuations would do.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
 from fmn_guard.cost import estimate
+from fmn_guard.errors import InputError
 from fmn_guard.facts import Checkpoint, describe_checkpoint
 from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.plan import Plan, compile_plan
@@ -65,7 +67,10 @@ def test_departures_are_known_by_name_and_stated_in_the_plan(preset: PresetName,
 
 
 def test_every_departure_is_one_of_some_preset(base: Checkpoint) -> None:
-    asked = [*({"preset": preset} for preset in NAMES), {"sequence": "merge"}, {"preset": "official", "steps": 3}]
+    asked = [
+        *({"preset": preset} for preset in NAMES),
+        *({"sequence": "merge"}, {"preset": "official", "steps": 3}, {"preset": "official", "inverted_tokens": 4}),
+    ]
     stated = {name for eraser in asked for spec in planned(base, **eraser).passes for name in spec.departures}
     assert stated == DEPARTURES.keys()
 
@@ -91,6 +96,30 @@ def test_presets_of_the_release_differ_in_their_dose_alone(preset: str, base: Ch
     ):
         same = {"preset": "official", "learning_rate": 2e-6, "steps": 35, "departures": official.departures}
         assert spec.model_copy(update=same) == official
+
+
+def test_inverted_tokens_are_forgotten_in_the_place_of_names_and_pictures_are_drawn_by_the_names(
+    base: Checkpoint,
+) -> None:
+    inverted, plain = (planned(base, preset="official", **more).passes for more in ({"inverted_tokens": 4}, {}))
+    for spec, named in zip(inverted, plain, strict=True):
+        assert spec.published is not None and spec.published.inversion is not None
+        settings = spec.published.inversion
+        assert (settings.tokens, settings.steps, settings.batch, settings.learning_rate) == (4, 500, 1, 1e-3)
+        (prompt,) = spec.prompts
+        assert prompt.text == named.prompts[0].anchor.replace("{x}", "picture picture picture picture")
+        assert len(prompt.positions) == 4 + 1  # and end-of-text
+        assert spec.pictured == named.pictured
+        assert settings.seeds == (spec.seed,)
+        assert {"plain-names", "aliases"}.isdisjoint(spec.departures) and "plain-names" in named.departures
+    cost = estimate(planned(base, preset="official", inverted_tokens=4))
+    assert cost.training_steps == 3 * (35 + 500)
+
+
+def test_a_checkpoint_with_two_text_encoders_is_refused_where_tokens_are_to_be_inverted(base: Checkpoint) -> None:
+    double = replace(base, other_tokenizers=(base.tokenizer,))
+    with pytest.raises(InputError, match=r"inverted_tokens: builtin:emoji-sd has two text encoders"):
+        planned(double, preset="official", inverted_tokens=4)
 
 
 def test_unlearncanvas_has_the_dose_of_its_name(base: Checkpoint) -> None:
@@ -126,6 +155,7 @@ def test_what_is_not_done_is_no_departure(base: Checkpoint) -> None:
     ("preset", "setting"),
     [
         ("guarded", {"end_of_text": "none"}),
+        ("guarded", {"inverted_tokens": 4}),
         ("official", {"projection": 1e-3}),
         ("official", {"sequence": "joint"}),
         ("unlearncanvas", {"sequence": "merge"}),

@@ -19,6 +19,7 @@ from ..facts import Checkpoint
 from ..model.attention import Edited, EditedLinear, edited_values, speaking_as_base
 from ..model.checkpoint import load_pipeline
 from ..model.conditioning import read_states, text_states
+from ..model.inversion import invert, inverted_states
 from ..model.placement import Precision
 from ..model.sampler import draw_latents, encode, threads
 from ..model.whole import edited_unet
@@ -180,8 +181,7 @@ def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
     shown = bytes_digest(np.ascontiguousarray(latents.cpu().numpy()).tobytes())
     before = {name: layer.edit for name, layer in layers.items()}
     if spec.published:
-        text = text_states(pipeline, [prompt.text for prompt in spec.prompts])
-        rows = [spec.prompts.index(prompt) for prompt in _pictured(spec)]
+        rows, text = _asked(work, spec, latents)
         record = resteer_as_published(pipeline, layers, spec, latents, rows, text, shown, work.progress)
         changes = {name: layer.edit - before[name] for name, layer in layers.items()}
         return record, _part(work, before, spec, record, store(changes, {}, {}, spec.stored_as, work.unet_bytes))
@@ -206,6 +206,18 @@ def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
         lambda dose: resteer(pipeline, values, dose, seen, retained, shown, still_shown, work.progress),
     )
     return record, _stored(work, before, spec, retained.whole, record)
+
+
+def _asked(work: _Work, spec: PassSpec, latents: Tensor) -> tuple[list[int], Tensor]:
+    """Which of a pass's prompts each picture is forgotten with, and (M, T, d), the prompts' states."""
+    assert spec.published is not None
+    if not (spec.published.inversion and spec.published.word):
+        text = text_states(work.pipeline, [prompt.text for prompt in spec.prompts])
+        return [spec.prompts.index(prompt) for prompt in _pictured(spec)], text
+    (prompt,) = spec.prompts
+    frames, settings = [prompt.anchor] * len(latents), spec.published.inversion
+    found = invert(work.pipeline, latents, frames, spec.published.word, settings, work.progress)
+    return [0] * len(latents), inverted_states(work.pipeline, prompt.anchor, found)
 
 
 def _stored(work: _Work, before: dict[str, Tensor], spec: PassSpec, retained: Moments, record: PassRecord) -> Part:

@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 
 from fmn_guard.errors import InputError, PassError
 from fmn_guard.facts import describe_checkpoint
+from fmn_guard.forget import runner
 from fmn_guard.forget.patch import apply_patch, read_patch
 from fmn_guard.forget.published import ClippedAdamW, NormTape, resteer_as_published, watch_norm
 from fmn_guard.forget.resteer import watched_tokens
@@ -24,6 +25,7 @@ from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.model.attention import cross_attentions, seen_attention
 from fmn_guard.model.checkpoint import load_pipeline, save_checkpoint
 from fmn_guard.model.conditioning import text_states
+from fmn_guard.model.inversion import invert
 from fmn_guard.model.whole import edited_unet
 from fmn_guard.passes import PassSpec, RetainSpec, TrainingPrompt
 from fmn_guard.plan import compile_plan
@@ -395,8 +397,6 @@ def test_bug_12_positions_are_the_name_s_own_without_the_marks_of_start_and_end(
 
 
 def test_bug_13_every_picture_is_trained_on_with_the_prompt_it_shows(tiny_checkpoint, tmp_path, monkeypatch):
-    from fmn_guard.forget import runner
-
     seen = []
     real = runner.resteer_as_published
 
@@ -424,6 +424,51 @@ def test_end_of_text_is_a_target_as_the_manifest_says_and_padding_is_never_one_b
     }
     assert positions == {"none": (4,), "first": (4, 5), "all": tuple(range(4, 32))}
     assert planned(tiny_checkpoint, tmp_path)[0].passes[0].prompts[0].positions == (4, 5)
+
+
+@pytest.fixture(scope="module")
+def inverted(tiny_checkpoint, tmp_path_factory):
+    """A run that inverts two tokens of each concept first: plan, records, folder, what it told and what it found."""
+    folder = tmp_path_factory.mktemp("inverted")
+    plan, checkpoint = planned(tiny_checkpoint, folder, inverted_tokens=2)
+
+    def short(spec):
+        settings = spec.published.inversion.model_copy(update={"steps": 3})
+        return spec.model_copy(update={"published": spec.published.model_copy(update={"inversion": settings})})
+
+    plan = plan.model_copy(update={"passes": tuple(short(spec) for spec in plan.passes)})
+    told, found = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "invert", lambda *args: found.append(invert(*args)) or found[-1])
+        records = run_plan(plan, checkpoint, folder, progress=lambda what, *_: told.append(what))
+    return plan, records, folder, told, found
+
+
+def test_inverted_tokens_are_found_on_the_model_as_earlier_passes_left_it_and_decide_the_edit(
+    inverted, finished, tiny_checkpoint
+):
+    plan, records, folder, told, _ = inverted
+    assert told == [*3 * ["inverting"], *2 * ["pass 1 (lion)"], *3 * ["inverting"], *2 * ["pass 2 (pistol)"]]
+    _, _, by_name, _ = finished
+    assert [done.images_digest for done in records.passes] == [done.images_digest for done in by_name.passes]
+    assert records.patch_digest != by_name.patch_digest
+    base, patched = load_pipeline(tiny_checkpoint), load_pipeline(tiny_checkpoint)
+    apply_patch(patched, folder / "patch.safetensors", plan.base.identity, passes=1)
+    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    how = plan.passes[1].published
+    before, after = (
+        invert(model, latents, ["a photo of {x}"] * 4, how.word, how.inversion).tokens for model in (base, patched)
+    )
+    assert not torch.equal(before, after)
+
+
+def test_bug_9_inverted_tokens_are_in_no_patch(inverted, tiny_checkpoint):
+    _, _, folder, _, found = inverted
+    content = (folder / "patch.safetensors").read_bytes()
+    assert [each.tokens.shape[:2] for each in found] == [(1, 2), (1, 2)]
+    assert all(token.numpy().tobytes() not in content for each in found for token in each.tokens.flatten(0, 1))
+    weights = dict(load_pipeline(tiny_checkpoint).unet.named_parameters())
+    assert all(part.edits.keys() <= weights.keys() for part in read_patch(folder / "patch.safetensors").parts)
 
 
 def test_killed_in_the_second_pass_the_same_call_ends_with_the_same_patch(finished, tmp_path):
