@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("--presets", default=",".join(PRESETS), help="which, by commas")
     parser.add_argument("--table-only", action="store_true", help="measure nothing; print what is there")
     asked = parser.parse_args()
+    if unknown := set(asked.presets.split(",")) - set(PRESETS):
+        parser.error(f"no preset {', '.join(sorted(unknown))}; there are {', '.join(PRESETS)}")
     presets = [name for name in PRESETS if name in asked.presets.split(",")]
     if not asked.table_only:
         for preset in presets:

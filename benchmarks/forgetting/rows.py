@@ -133,12 +133,14 @@ class Bench:
         plan = plan_of(scenario, self.size, eraser, self.checkpoint)
         if path.exists() and (done := read_record(path, Row)).plan_digest == plan.digest:
             return done
-        row = self._measured(plan, scenario, path.with_suffix(""))
+        run = path.with_suffix("")
+        shutil.rmtree(run, ignore_errors=True)  # times of a pass that was cut short would be wrong
+        row = self._measured(plan, scenario, run)
         write_record(path, row)
+        shutil.rmtree(run)  # patches of whole UNets
         return row
 
     def _measured(self, plan: Plan, scenario: Scenario, run: Path) -> Row:
-        shutil.rmtree(run, ignore_errors=True)  # times of a pass that was cut short would be wrong
         base = self._base_sees(plan)
         meter = _Meter()
         with meter.reading():

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..errors import PassError
 from ..evidence import PassRecord
 from ..model.attention import Edited, cross_attentions, seen_attention
+from ..model.conditioning import denoise
 from ..passes import PassSpec
 from ..presets import Published
 from ..progress import Progress, silent
@@ -151,7 +152,7 @@ def resteer_as_published(
                 asked = [rows[i] for i in part]
                 x_t, t = noised(pipeline, latents[part.to(latents.device)], generator)
                 tape.watch(watched_tokens([spec.prompts[i] for i in asked], text.shape[1]).to(text.device))
-                pipeline.unet(x_t, t, text[asked])
+                denoise(pipeline, x_t, t, text[asked])
                 loss = tape.norm()
                 masses.append(sum(tape.masses) / len(tape.masses))
                 if not math.isfinite(loss.item()):
