@@ -351,6 +351,8 @@ def _pass(
             kept_weight=preset.kept_weight,
             sentences=preset.language_sentences,
             pictures=preset.language_pictures,
+            nearest=preset.nearest,
+            nearest_weight=preset.nearest_weight,
         ),
         rollback=None
         if damping is None

@@ -25,6 +25,8 @@ DEPARTURES = {
     "corrections go beyond that, away from the name or the dominant reading",
     "retained-language": "the language itself is retained: what cross-attention values deliver of it may hardly "
     "change, though more with each look that still shows the concept",
+    "nearest-words": "the words that a first closed-form solution moves most are held in sentences of their own in the "
+    "one that stands",
     "given-back": "a pass that costs the retained language more than its budget is taken back and run again at a lower "
     "dose",
     "values-only": "only the values of the cross-attentions change",
@@ -113,6 +115,8 @@ class Preset:
     language_sentences: int
     language_pictures: int
     kept_weight: float
+    nearest: int
+    nearest_weight: float
     stop_pictures: int
     look_every: int
     gone: float
@@ -132,8 +136,9 @@ class Preset:
 
 _GUARDED = Preset(
     departures=(
-        *("attention-mass", "redirection", "retained-language", "given-back", "values-only", "low-rank"),
-        *("closed-form-start", "looks", "relative-momentum", "noisier-batches", "contexts", "aliases", "plain-names"),
+        *("attention-mass", "redirection", "retained-language", "nearest-words", "given-back", "values-only"),
+        *("low-rank", "closed-form-start", "looks", "relative-momentum", "noisier-batches", "contexts", "aliases"),
+        "plain-names",
     ),
     settings=frozenset({"steps", "learning_rate", "projection"}),
     pictures=8,
@@ -148,10 +153,10 @@ _GUARDED = Preset(
     projection=1e-3,
     # People differ from one another in little, and go at once; a thing has many looks, and rests of it remain.
     doses={
-        "identity": Dose(preserve=100.0, repulsion=0.0),
+        "identity": Dose(preserve=200.0, repulsion=0.0),
         "style": Dose(preserve=50.0, repulsion=0.1),
-        "object": Dose(preserve=30.0, repulsion=0.25),
-        "nsfw": Dose(preserve=30.0, repulsion=0.25),
+        "object": Dose(preserve=60.0, repulsion=0.25),
+        "nsfw": Dose(preserve=60.0, repulsion=0.25),
         "correction": Dose(preserve=50.0, repulsion=0.5),
     },
     redirect_weight=30.0,
@@ -160,6 +165,8 @@ _GUARDED = Preset(
     language_sentences=5000,
     language_pictures=24,
     kept_weight=20.0,
+    nearest=24,
+    nearest_weight=12.0,
     stop_pictures=24,
     look_every=12,
     gone=0.005,
@@ -192,6 +199,8 @@ _OFFICIAL = replace(
     language_sentences=0,
     language_pictures=0,
     kept_weight=0.0,
+    nearest=0,
+    nearest_weight=0.0,
     stop_pictures=0,
 )
 
@@ -206,8 +215,8 @@ PRESETS: Mapping[PresetName, Preset] = {
     "closed-form": replace(
         _GUARDED,
         departures=(
-            *("redirection", "retained-language", "given-back", "values-only", "low-rank", "closed-form-alone"),
-            *("noisier-batches", "contexts", "aliases", "plain-names"),
+            *("redirection", "retained-language", "nearest-words", "given-back", "values-only", "low-rank"),
+            *("closed-form-alone", "noisier-batches", "contexts", "aliases", "plain-names"),
         ),
         settings=frozenset({"projection"}),
         stages=("closed-form",),
@@ -259,7 +268,7 @@ def departures(
         *(("tuned-dose", "high-dose") if dosed else ()),
         *(("plain-names", "aliases") if published and published.inversion else ()),
         *(() if looks else ("looks", "look-first")),
-        *(() if retains else ("retained-language", "given-back", "closed-form-start")),
+        *(() if retains else ("retained-language", "nearest-words", "given-back", "closed-form-start")),
     }
     follows = {"sequential": ("in-sequence",), "merge": ("merged",), "joint": ()}[sequence]
     return (

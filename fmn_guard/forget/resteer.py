@@ -29,6 +29,8 @@ from .retain import Retained
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+Closer = Callable[[dict[str, Tensor]], tuple[tuple[str, ...], Retained]]
+
 _QUERIES = 16  # to a sentence
 _BATCH = 32  # records that are only looked at, at once
 
@@ -50,6 +52,7 @@ def resteer(
     images_digest: str,
     still_shown: Callable[[], float] | None = None,
     progress: Progress = silent,
+    closer: Closer | None = None,
 ) -> PassRecord:
     """Runs one pass on the edited values; the edit is settled into the layers at its end.
 
@@ -73,6 +76,8 @@ def resteer(
         still_shown: says, in [0, 1], how much of the pass's stop pictures shows the concept. It is asked every so many
             steps, to end once it is gone; without it, the pass ends at the ceiling.
         progress: told after each step.
+        closer: says, from the edits before it, which words the first solution has moved most, and what must be left
+            alone with these held; the solution is then replaced by one that does.
 
     Raises:
         PassError: the watched tokens got no attention at all, i.e. the hooks saw nothing.
@@ -88,8 +93,16 @@ def resteer(
     stopped: Literal["forgotten", "ceiling", "solved", "no-steps", "diverged"] = "solved"
     if resteers:
         stopped = "ceiling" if spec.steps else "no-steps"
+    language = retained.language
+    nearest: tuple[str, ...] = ()
     if spec.projection is not None and stopped != "no-steps":
-        redirect(layers, *seen.read(), retained.whole, spec.preserve, spec.projection)
+        read = seen.read()
+        redirect(layers, *read, retained.whole, spec.preserve, spec.projection)
+        if closer:
+            nearest, retained = closer(before)
+            for name, layer in layers.items():
+                layer.edit = before[name]
+            redirect(layers, *read, retained.whole, spec.preserve, spec.projection)
     hold = _Hold(layers, retained, spec.projection)
     trained = hold.unfold()
     descent = Descent(trained, spec.momentum)
@@ -140,7 +153,8 @@ def resteer(
         still_shown=tuple(looks),
         attention_mass=tuple(recorded(m) for m in masses),
         redirect_error=tuple(recorded(e) for e in errors),
-        drift=recorded(drift_of(layers, retained.language)),
+        drift=recorded(drift_of(layers, language)),
+        nearest=nearest,
         images_digest=images_digest,
     )
 

@@ -35,7 +35,7 @@ from .patch import PATCH, Part, PartFacts, Patch, edits_after, pack, unpack, wri
 from .published import resteer_as_published
 from .reading import Moments
 from .resteer import drift_of, resteer
-from .retain import RetainedLanguage
+from .retain import Retained, RetainedLanguage
 from .rollback import within_budget
 from .watch import StopWatch
 
@@ -199,12 +199,17 @@ def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
         retained = work.language.moments(spec.retain)
     seen = torch.cat([latents, anchors])
     values = work.values
-    record = within_budget(
-        values,
-        spec,
-        retained.language,
-        lambda dose: resteer(pipeline, values, dose, seen, retained, shown, still_shown, work.progress),
-    )
+
+    def closer(before: dict[str, Tensor]) -> tuple[tuple[str, ...], Retained]:
+        words = work.language.nearest(spec.retain, values, before)
+        with speaking_as_base(values):
+            return words, work.language.moments(spec.retain, words)
+
+    def run(dose: PassSpec) -> PassRecord:
+        nearest = closer if spec.retain.nearest else None
+        return resteer(pipeline, values, dose, seen, retained, shown, still_shown, work.progress, nearest)
+
+    record = within_budget(values, spec, retained.language, run)
     return record, _stored(work, before, spec, retained.whole, record)
 
 
