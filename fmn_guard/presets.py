@@ -153,10 +153,10 @@ _GUARDED = Preset(
     projection=1e-3,
     # People differ from one another in little, and go at once; a thing has many looks, and rests of it remain.
     doses={
-        "identity": Dose(preserve=200.0, repulsion=0.0),
+        "identity": Dose(preserve=100.0, repulsion=0.0),
         "style": Dose(preserve=50.0, repulsion=0.1),
-        "object": Dose(preserve=60.0, repulsion=0.25),
-        "nsfw": Dose(preserve=60.0, repulsion=0.25),
+        "object": Dose(preserve=40.0, repulsion=0.25),
+        "nsfw": Dose(preserve=40.0, repulsion=0.25),
         "correction": Dose(preserve=50.0, repulsion=0.5),
     },
     redirect_weight=30.0,
