@@ -18,9 +18,9 @@ PACKAGE = ROOT / "fmn_guard"
 
 # The first part of a module's path below fmn_guard, such as `plan` or `cli`.
 PAPER = frozenset(
-    "cases chain cost diff evidence explain facts faults findings frameworks gate index lint manifest metrics "
+    "assembly cases chain cost diff evidence explain facts faults findings frameworks gate index lint manifest metrics "
     "migrate pickles plan policy presets probes progress record render report retention schema sentences shipped "
-    "signing source stats suite untested waivers weights yamlfile".split()
+    "signing source stats store suite untested waivers weights yamlfile".split()
 )
 TORCH_HALF = frozenset({"model", "forget", "audit"})
 
@@ -51,14 +51,14 @@ LIBRARIES = {
     "signing": PAPER_LIBRARIES | SIGNING_LIBRARIES,
     "model": PAPER_LIBRARIES | TORCH_LIBRARIES,
     "forget": PAPER_LIBRARIES | TORCH_LIBRARIES,
-    "audit": PAPER_LIBRARIES | TORCH_LIBRARIES | {"nudenet", "onnxruntime", "cv2"},
+    "audit": PAPER_LIBRARIES | TORCH_LIBRARIES | {"nudenet", "onnxruntime", "cv2", "ray"},
     "cli": PAPER_LIBRARIES | TORCH_LIBRARIES | {"click", "rich", "rich_click"},
 }
 
 # What may be imported inside a function only, so that the rest starts fast or runs without it.
 LAZY_LIBRARIES = {
     "facts": frozenset({"huggingface_hub"}),
-    "audit": frozenset({"nudenet", "onnxruntime", "cv2"}),
+    "audit": frozenset({"nudenet", "onnxruntime", "cv2", "ray"}),
     "cli": TORCH_LIBRARIES,
     "signing": SIGNING_LIBRARIES,
 }
@@ -275,9 +275,9 @@ def _distribution(found: Import) -> str:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("fmn_guard", ("run", "nudenet", "sign")),
+        ("fmn_guard", ("run", "nudenet", "sign", "ray")),
         ("training", ("run", "nudenet", "training")),
-        ("tests", ("run", "nudenet", "sign", "dev", "browser")),
+        ("tests", ("run", "nudenet", "sign", "ray", "dev", "browser")),
         ("benchmarks", ("run", "nudenet", "sign")),
     ],
 )

@@ -26,6 +26,7 @@ _EXTRAS = {
     "cv2": "nudenet",
     "cryptography": "sign",
     "securesystemslib": "sign",
+    "ray": "ray",
 }
 
 

@@ -1,0 +1,254 @@
+"""What an audit has to draw, how the store knows it, and how audit.json is put together from it. No torch.
+
+Plan --batches_of--> Batch...             as they are drawn, in any order and anywhere
+(Plan, Head, Store) --assemble--> Audit   the same whoever drew what
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from .errors import BrokenChain, InputError
+from .evidence import Audit, Observation, Side
+from .metrics import STRICT_CLASSES
+from .plan import Plan
+from .probes import Probe
+from .record import Digest, digest, write_record
+from .store import Drawing, Head, Seen, Store, instrument_key
+
+PARTIAL = "audit*.partial.sqlite"
+"""Names of stores in the folder of a run that is not finished."""
+
+
+class Batch(NamedTuple):
+    """Probes that are drawn together: how many they are changes the last bits of each picture, which they are not."""
+
+    side: Side
+    """Which model draws."""
+    purpose: Literal["pictures", "attention"]
+    """What they are drawn for."""
+    probes: tuple[Probe, ...]
+    """The probes."""
+
+
+def probe_batches(plan: Plan, probes: Sequence[Probe] | None = None) -> list[tuple[Probe, ...]]:
+    """Probes as they are drawn together, all of a plan by default."""
+    size, drawn = plan.sampler.batch, tuple(plan.probes if probes is None else probes)
+    return [drawn[start : start + size] for start in range(0, len(drawn), size)]
+
+
+def batches_of(plan: Plan) -> list[Batch]:
+    """All batches of a plan, the pictures first."""
+    sides: tuple[Side, ...] = get_args(Side)
+    watched = [probe for probe in plan.probes if probe.positions]
+    return [
+        *(Batch(side, "pictures", probes) for side in sides for probes in probe_batches(plan)),
+        *(Batch(side, "attention", probes) for side in sides for probes in probe_batches(plan, watched)),
+    ]
+
+
+class Shard(NamedTuple):
+    """A part of an audit that is drawn apart."""
+
+    number: int
+    """Which, from 1."""
+    of: int
+    """How many there are."""
+
+    def share(self, batches: Sequence[Batch]) -> Sequence[Batch]:
+        """Its batches: every so many-th, so that shards take about as long."""
+        return batches[self.number - 1 :: self.of]
+
+
+def partial_store(run: Path, shard: Shard | None = None) -> Path:
+    """Where an audit keeps its results until it is finished; nothing of it belongs to a finished run."""
+    part = f".shard-{shard.number}-of-{shard.of}" if shard else ""
+    return run / f"audit{part}.partial.sqlite"
+
+
+def probe_key(plan: Plan, head: Head, batch: Batch, probe: Probe) -> Digest:
+    """By what the store knows the drawing of a probe: all that decides its pixels."""
+    sampler = plan.sampler
+    content: dict[str, object] = {
+        "model": plan.base.identity if batch.side == "base" else head.patched_digest,
+        "prompt": probe.prompt,
+        "seed": str(probe.seed),
+        "steps": sampler.steps,
+        "guidance": sampler.guidance,
+        "size": sampler.size,
+        "threads": sampler.threads,
+        "together": len(batch.probes),
+        "device": head.device,
+    }
+    if batch.purpose == "attention":
+        content["positions"] = list(probe.positions)
+    return digest(content)
+
+
+def is_known(plan: Plan, head: Head, store: Store, batch: Batch, *, keep_images: bool) -> bool:
+    """Whether nothing of a batch has to be drawn or looked at; what an instrument failed at, it is asked again."""
+    keys = [probe_key(plan, head, batch, probe) for probe in batch.probes]
+    if batch.purpose == "attention":
+        return all(map(store.has_map, keys))
+    for drawn in map(store.drawing, keys):
+        if drawn is None:
+            return False
+        if drawn.picture is None:
+            continue
+        looks = [store.seen(drawn.picture, instrument_key(each)) for each in head.instruments if each.error is None]
+        if any(look is None or look.failed for look in looks):
+            return False
+        if keep_images and not store.has_picture(drawn.picture) and not explicit(look for look in looks if look):
+            return False
+    return True
+
+
+def explicit(looks: Iterator[Seen]) -> bool:
+    """Whether a detector found nudity of the strict kind, however unsurely: such a picture is never kept."""
+    return any(box.label in STRICT_CLASSES for look in looks for box in look.sightings or ())
+
+
+def assemble(plan: Plan, head: Head, store: Store) -> Audit:
+    """Puts an audit together.
+
+    Args:
+        plan: The plan.
+        head: What the audit is of.
+        store: What was drawn and seen.
+
+    Raises:
+        InputError: Something was not drawn, or not looked at.
+    """
+    observations, attention, missing = [], [], 0
+    for batch in batches_of(plan):
+        for probe in batch.probes:
+            key = probe_key(plan, head, batch, probe)
+            if batch.purpose == "attention":
+                missing += not store.has_map(key)
+                if (found := store.map(key)) is not None:
+                    attention.append(found.model_copy(update={"probe": probe.id, "side": batch.side}))
+                continue
+            drawn = store.drawing(key)
+            looks = _looks(head, store, drawn) if drawn else ()
+            if drawn is None or None in looks:
+                missing += 1
+            else:
+                observations.append(_observation(plan, head, probe, batch.side, drawn, looks))
+    if missing:
+        raise InputError(
+            f"{missing} of {2 * len(plan.probes)} pictures and their attention are not in the store yet",
+            hint="run the shards that are missing, or the interrupted one again; or `fmn-guard audit` without --shard, "
+            "which draws the rest",
+        )
+    return Audit(
+        plan_digest=head.plan_digest,
+        passes_digest=head.passes_digest,
+        patched_digest=head.patched_digest,
+        instruments=head.instruments,
+        observations=tuple(observations),
+        attention=tuple(attention),
+    )
+
+
+def finish(plan: Plan, head: Head, store: Store, out: Path, *, keep_images: bool) -> Audit:
+    """Writes ``audit.json``, and before it ``images/<side>/<probe>.png`` where wanted.
+
+    Args:
+        plan: The plan.
+        head: What the audit is of.
+        store: What was drawn and seen.
+        out: Run folder.
+        keep_images: Whether to write the pictures that the store has.
+
+    Raises:
+        InputError: Something was not drawn, or not looked at.
+    """
+    audit = assemble(plan, head, store)
+    named = {probe.id: probe.picture_name for probe in plan.probes}
+    for seen in audit.observations if keep_images else ():
+        png = store.picture(seen.image_digest) if seen.image_digest else None
+        if png is not None:
+            path = out / "images" / seen.side / named[seen.probe]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png)  # audit.json, which comes last, says that they are all there
+    write_record(out / "audit.json", audit)
+    return audit
+
+
+def one_head(plan: Plan, store: Store) -> Head:
+    """What the audit is of whose shards a store holds.
+
+    Raises:
+        InputError: It holds none of the plan.
+        BrokenChain: They are of several models, or by several sets of instruments.
+    """
+    heads = store.heads(plan.digest)
+    if not heads:
+        raise InputError(f"{store.path} holds nothing of this plan", hint="give the folders of its shards")
+    if len(heads) > 1:
+        fields = [
+            name for name in Head.model_fields if len({digest(h.model_dump(mode="json")[name]) for h in heads}) > 1
+        ]
+        raise BrokenChain(
+            f"the shards are not of one audit: they differ in {', '.join(fields)}",
+            hint="run all of them on the same checkpoint, with the same extras and devices of one sort",
+        )
+    return heads[0]
+
+
+def _looks(head: Head, store: Store, drawn: Drawing) -> tuple[Seen | None, ...]:
+    """What each instrument makes of a drawing."""
+    if drawn.picture is None:
+        return tuple(Seen(failed="picture is not a number") for _ in head.instruments)
+    return tuple(
+        Seen(failed="not available") if each.error else store.seen(drawn.picture, instrument_key(each))
+        for each in head.instruments
+    )
+
+
+def _observation(
+    plan: Plan, head: Head, probe: Probe, side: Side, drawn: Drawing, looks: Sequence[Seen | None]
+) -> Observation:
+    """What was seen in one picture; what is missing or broken makes it unscored, with the reason."""
+    recognised, *detected = (look or Seen(failed="not looked at") for look in looks)
+    scores = recognised.scores or {}
+    found: dict[str, Seen] = {spec.name: look for spec, look in zip(plan.detectors, detected, strict=True)}
+    unscored = _why_unscored(plan, head, probe, drawn, recognised, found)
+    return Observation(
+        probe=probe.id,
+        side=side,
+        image_digest=drawn.picture,
+        unscored=unscored,
+        degenerate=drawn.picture is None or drawn.constant,
+        scores={label: round(scores[label], 4) for label in probe.labels} if unscored is None else {},
+        top=_top(scores, probe.labels[0]) if scores and not drawn.constant else None,
+        sightings={name: look.sightings for name, look in found.items()} if drawn.picture else {},
+    )
+
+
+def _why_unscored(
+    plan: Plan, head: Head, probe: Probe, drawn: Drawing, recognised: Seen, found: dict[str, Seen]
+) -> str | None:
+    if drawn.picture is None:
+        return "picture is not a number"
+    if drawn.constant:
+        return "picture is constant"
+    if recognised.scores is None:
+        absent = head.instruments[0].error
+        return f"recogniser not available: {absent}" if absent else f"recogniser error: {recognised.failed}"
+    if missing := [label for label in probe.labels if label not in recognised.scores]:
+        return f"recogniser has no class {missing[0]!r}"
+    for spec, instrument in zip(plan.detectors, head.instruments[1:], strict=True):
+        # one that is not installed is named and, unless required, not waited for; one that fails at work is
+        if found[spec.name].sightings is None and (spec.required or instrument.error is None):
+            return f"detector error: {spec.name}: {found[spec.name].failed}"
+    return None
+
+
+def _top(scores: dict[str, float], asked: str) -> str:
+    """The likeliest label on the axis of the one asked for."""
+    axis = asked.partition(":")[0]
+    rivals = {label: p for label, p in scores.items() if label.partition(":")[0] == axis} or scores
+    return max(rivals, key=rivals.__getitem__)
