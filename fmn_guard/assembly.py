@@ -57,6 +57,9 @@ class Shard(NamedTuple):
     of: int
     """How many there are."""
 
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
     def share(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Its batches: every so many-th, so that shards take about as long."""
         return batches[self.number - 1 :: self.of]

@@ -18,6 +18,7 @@ from ..record import Digest
 from ..store import Head, Store
 from .executors import Executor, Job, Models
 from .executors.inline import Inline
+from .executors.on_ray import OnRay
 from .panel import Panel
 
 if TYPE_CHECKING:
@@ -70,12 +71,13 @@ def measure(
     *,
     patched_digest: Digest,
     passes_digest: Digest | None,
-    device: str,
+    device: str = "cpu",
     out: Path,
     keep_images: bool = True,
     kept_store: Path | None = None,
     shard: Shard | None = None,
-    executor: Executor | None = None,
+    on_ray: bool = False,
+    address: str | None = None,
     progress: Progress = silent,
 ) -> Audit | None:
     """Measures a plan, or a shard of it: draws what the store does not know, and puts the audit together.
@@ -85,12 +87,13 @@ def measure(
         models: How base and patched model are had; neither is asked for unless something has to be drawn.
         patched_digest: Identity of the patched model.
         passes_digest: Digest of passes.json; None for a checkpoint that fmn-guard did not make.
-        device: Sort of device that they draw on.
+        device: The device that they draw on: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         out: Run folder; receives ``audit.json`` and, when wanted, ``images/<side>/<probe>.png``.
         keep_images: Whether to write the pictures.
         kept_store: A store of several audits, which is kept; None uses one in ``out``, which is removed at the end.
         shard: Draw no more than this part, and put nothing together.
-        executor: Who draws and looks; None does so in this process.
+        on_ray: Whether actors of Ray draw and look, rather than this process.
+        address: Of the Ray cluster; None starts one here.
         progress: Told after each batch.
 
     Returns:
@@ -105,7 +108,7 @@ def measure(
         plan_digest=plan.digest,
         passes_digest=passes_digest,
         patched_digest=patched_digest,
-        device=device,
+        device=device.partition(":")[0],
         instruments=panel.instruments,
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -119,7 +122,8 @@ def measure(
         ]
         total = sum(len(batch.probes) for batch in batches)
         done = total - sum(len(job.keys) for job in jobs)
-        running = (executor or Inline(panel)).run(plan, models, jobs, keep_images=keep_images)
+        executor: Executor = OnRay(head, address) if on_ray else Inline(panel)
+        running = executor.run(plan, models, jobs, keep_images=keep_images)
         with closing(running):
             for results in running:
                 store.add(results)

@@ -20,7 +20,7 @@ from ...evidence import Instrument, Side
 from ...plan import Plan
 from ...probes import Probe
 from ...record import Digest
-from ...store import Results
+from ...store import Head, Results
 from ..drawing import draw_batch
 from ..gaze import attention_of
 from ..panel import Panel, unpacked
@@ -42,15 +42,12 @@ class OnRay:
     Every worker needs fmn-guard with the same extras, and finds checkpoints at the same paths as this process.
 
     Args:
-        instruments: Who looks here; workers must have the same.
-        device: Sort of device to draw on.
+        head: What the audit is of: workers must have the same instruments, and draw on devices of this sort.
         address: The cluster's; None starts a local one, for as long as it is needed.
     """
 
-    def __init__(self, instruments: tuple[Instrument, ...], *, device: str, address: str | None = None) -> None:
-        self._instruments = instruments
-        self._device = device
-        self._address = address
+    def __init__(self, head: Head, address: str | None = None) -> None:
+        self._head, self._address = head, address
 
     def run(
         self, plan: Plan, models: Models, jobs: Sequence[Job], *, keep_images: bool
@@ -68,8 +65,8 @@ class OnRay:
 
         with _connected(self._address, plan.sampler.threads):
             try:
-                fleet = _Fleet(plan, models, self._device, keep_images=keep_images)
-                fleet.check(self._instruments)
+                fleet = _Fleet(plan, models, self._head.device, keep_images=keep_images)
+                fleet.check(self._head.instruments)
                 waiting, pending = iter(jobs), dict[Any, int]()
                 free = [i for i in range(fleet.size) for _ in range(_AHEAD)]
                 while True:
