@@ -23,7 +23,7 @@ from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.plan import Plan
 from fmn_guard.probes import Probe
 from fmn_guard.record import digest, write_record
-from fmn_guard.store import Store, merged
+from fmn_guard.store import merged
 
 from .test_auditor import plan_for
 
