@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -82,6 +83,7 @@ class Results(NamedTuple):
     """Attention by key, whatever the probe is called; None where it is not a number."""
 
 
+@cache
 def instrument_key(instrument: Instrument) -> Digest:
     """By what an instrument is known in the store: all that its report tells of it."""
     return digest(instrument)

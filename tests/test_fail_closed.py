@@ -27,7 +27,7 @@ JUDGE = Instrument(name="builtin-judge", version="1", licence="Apache-2.0", weig
 DETECTOR = Instrument(name="nudenet", version="3", licence="AGPL-3.0", weights_digest=digest("320n"), labels=("X",))
 RANK = {"fail": 0, "inconclusive": 1, "pass": 2}
 
-FAST = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FAST = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def audit_of(folder: Path, recognised: object, detected: object, broken: frozenset[int] = frozenset()) -> Audit:
@@ -115,7 +115,7 @@ def outcomes(draw: st.DrawFn) -> dict[str, tuple[bool, bool]]:
 
 
 @given(shown=outcomes(), data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_removing_any_rows_never_turns_fail_or_inconclusive_into_pass(shown: dict, data: st.DataObject) -> None:
     def shows(probe, side, label):
         return shown[probe.id][side == "patched"]
