@@ -18,8 +18,7 @@ from .probes import Probe
 from .record import Digest, digest, write_record
 from .store import Drawing, Head, Seen, Store, instrument_key
 
-PARTIAL = "audit*.partial.sqlite"
-"""Names of stores in the folder of a run that is not finished."""
+_PARTIAL = "audit*.partial.sqlite"
 
 
 class Batch(NamedTuple):
@@ -69,6 +68,17 @@ def partial_store(run: Path, shard: Shard | None = None) -> Path:
     """Where an audit keeps its results until it is finished; nothing of it belongs to a finished run."""
     part = f".shard-{shard.number}-of-{shard.of}" if shard else ""
     return run / f"audit{part}.partial.sqlite"
+
+
+def partial_stores(run: Path) -> list[Path]:
+    """The stores of shards and of the rest in the folder of a run that is not finished."""
+    return sorted(run.glob(_PARTIAL))
+
+
+def remove_partial_stores(run: Path) -> None:
+    """Removes them, with what SQLite keeps beside them."""
+    for path in run.glob(f"{_PARTIAL}*"):
+        path.unlink()
 
 
 def probe_key(plan: Plan, head: Head, batch: Batch, probe: Probe) -> Digest:

@@ -131,12 +131,6 @@ class Store:
         """Closes the file."""
         self._db.close()
 
-    def remove(self) -> None:
-        """Closes the file and removes it, with what SQLite keeps beside it."""
-        self.close()
-        for end in ("-wal", "-shm", ""):
-            self.path.with_name(self.path.name + end).unlink(missing_ok=True)
-
     def begin(self, head: Head) -> None:
         """Notes what the audit is of whose results come."""
         row = (digest(head), canonical_json(head))
@@ -275,6 +269,10 @@ _UNLESS_WORSE = """ON CONFLICT DO UPDATE SET failed = excluded.failed, record = 
 def merged(into: Path, others: Iterable[Path]) -> Store:
     """Opens a store and adds others to it; see `Store.merge`."""
     store = Store(into)
-    for other in others:
-        store.merge(other)
+    try:
+        for other in others:
+            store.merge(other)
+    except BaseException:
+        store.close()
+        raise
     return store

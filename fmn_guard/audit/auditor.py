@@ -10,12 +10,22 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..assembly import Batch, Shard, batches_of, finish, is_known, partial_store, probe_key
+from ..assembly import (
+    Batch,
+    Shard,
+    batches_of,
+    finish,
+    is_known,
+    partial_store,
+    partial_stores,
+    probe_key,
+    remove_partial_stores,
+)
 from ..evidence import Audit
 from ..plan import Plan
 from ..progress import Progress, silent
 from ..record import Digest
-from ..store import Head, Store
+from ..store import Head, Store, merged
 from .executors import Executor, Job, Models
 from .executors.inline import Inline
 from .executors.on_ray import OnRay
@@ -90,7 +100,8 @@ def measure(
         device: The device that they draw on: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         out: Run folder; receives ``audit.json`` and, when wanted, ``images/<side>/<probe>.png``.
         keep_images: Whether to write the pictures.
-        kept_store: A store of several audits, which is kept; None uses one in ``out``, which is removed at the end.
+        kept_store: A store of several audits, which is kept; None uses one in ``out``. What earlier calls and shards
+            left there is taken up in either case, and removed at the end.
         shard: Draw no more than this part, and put nothing together.
         on_ray: Whether actors of Ray draw and look, rather than this process.
         address: Of the Ray cluster; None starts one here.
@@ -112,7 +123,9 @@ def measure(
         instruments=panel.instruments,
     )
     out.mkdir(parents=True, exist_ok=True)
-    with Store(kept_store or partial_store(out, shard)) as store:
+    path = kept_store or partial_store(out, shard)
+    shards = [] if shard else [each for each in partial_stores(out) if each != path]
+    with merged(path, shards) as store:
         store.begin(head)
         batches = batches_of(plan) if shard is None else shard.share(batches_of(plan))
         jobs = [
@@ -132,8 +145,7 @@ def measure(
         if shard is not None:
             return None
         audit = finish(plan, head, store, out, keep_images=keep_images)
-        if kept_store is None:
-            store.remove()
+    remove_partial_stores(out)
     return audit
 
 

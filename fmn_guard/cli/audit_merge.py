@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from ..assembly import PARTIAL, finish, one_head, partial_store
+from ..assembly import finish, one_head, partial_store, partial_stores, remove_partial_stores
 from ..errors import InputError
 from ..evidence import PassRecords
 from ..findings import undecidable
@@ -59,7 +59,7 @@ def audit_merge(
             f"{shown(run)} is put together already", hint="judge it again with `fmn-guard report RUN --policy NAME`"
         )
     into = partial_store(run)
-    shards = [path for folder in runs for path in sorted(folder.glob(PARTIAL)) if path != into]
+    shards = [path for folder in runs for path in partial_stores(folder) if path != into]
     for warning in undecidable(plan, rules):
         say(f"warning: {warning}")
     with merged(into, shards) as store:
@@ -68,7 +68,5 @@ def audit_merge(
         passes = read_record(run / "passes.json", PassRecords) if head.passes_digest else None
         unlist(run)
         measured = finish(plan, head, store, run, keep_images=not no_images)
-        store.remove()
-    for path in run.glob(f"{PARTIAL}*"):
-        path.unlink()
+    remove_partial_stores(run)
     conclude(run, rules, plan, measured, passes, asked, say)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fmn_guard.assembly import Shard, batches_of, finish, one_head, partial_store
+from fmn_guard.assembly import Shard, batches_of, finish, one_head, partial_store, remove_partial_stores
 from fmn_guard.audit.auditor import measure
 from fmn_guard.audit.drawing import draw_batch
 from fmn_guard.audit.executors import inline
@@ -66,10 +66,10 @@ def test_pictures_do_not_depend_on_who_else_is_in_their_batch(plan: Plan, tiny_c
     assert len(pixels) == 6
 
 
-@pytest.mark.parametrize("of", [2, 3])
 def test_shards_of_several_folders_make_the_unbroken_audit(
-    plan: Plan, tiny_checkpoint: Path, unbroken: Path, tmp_path: Path, of: int
+    plan: Plan, tiny_checkpoint: Path, unbroken: Path, tmp_path: Path
 ) -> None:
+    of = 3
     folders = [tmp_path / str(number) for number in range(1, of + 1)]
     for number, folder in enumerate(folders, 1):
         shard = Shard(number, of)
@@ -80,8 +80,27 @@ def test_shards_of_several_folders_make_the_unbroken_audit(
     whole.mkdir()
     with merged(partial_store(whole), stores) as store:
         finish(plan, one_head(plan, store), store, whole, keep_images=True)
-        store.remove()
+    remove_partial_stores(whole)
     assert content(whole) == content(unbroken)
+
+
+def test_audit_without_a_shard_draws_what_the_shards_in_its_folder_left_out(
+    plan: Plan, tiny_checkpoint: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(plan, tiny_checkpoint, tmp_path, shard=Shard(2, 3))
+    drawn = 0
+    real = inline.draw_batch
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal drawn
+        drawn += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(inline, "draw_batch", counted)
+    measured(plan, tiny_checkpoint, tmp_path)
+    pictures = [batch for batch in batches_of(plan) if batch.purpose == "pictures"]
+    assert drawn == len(pictures) - sum(b.purpose == "pictures" for b in Shard(2, 3).share(batches_of(plan)))
+    assert content(tmp_path) == content(unbroken)
 
 
 def test_shards_share_out_every_batch_once(plan: Plan) -> None:
