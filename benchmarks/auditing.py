@@ -31,9 +31,7 @@ def run() -> None:
 
     def draw() -> torch.Tensor:
         seeds = range(sampler.batch)
-        return draw_latents(
-            pipeline, prompts, seeds, steps=sampler.steps, guidance=sampler.guidance, batch=sampler.batch
-        )
+        return draw_latents(pipeline, prompts, seeds, sampler)
 
     latents = draw()
     pixels = to_pixels(decode(pipeline, latents))

@@ -6,13 +6,15 @@ Plan --batches_of--> Batch...             as they are drawn, in any order and an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from .errors import BrokenChain, InputError
-from .evidence import Audit, Observation, Side
-from .metrics import STRICT_CLASSES
+from .evidence import Audit, Between, Instrument, Observation, Side
+from .matrix import pass_matrix
+from .metrics import STRICT_CLASSES, gather
 from .plan import Plan
 from .probes import Probe
 from .record import Digest, digest, write_record
@@ -21,11 +23,26 @@ from .store import Drawing, Head, Seen, Store, instrument_key
 _PARTIAL = "audit*.partial.sqlite"
 
 
+class Stage(NamedTuple):
+    """Whose weights draw."""
+
+    side: Side
+    """On which side what is drawn stands."""
+    done: int | None = None
+    """Of a look between passes, how many were done; None of the base, and of the model that ships."""
+
+    def __str__(self) -> str:
+        return self.side if self.done is None else f"after-{self.done}"
+
+
+BASE, PATCHED = Stage("base"), Stage("patched")
+
+
 class Batch(NamedTuple):
     """Probes that are drawn together: how many they are changes the last bits of each picture, which they are not."""
 
-    side: Side
-    """Which model draws."""
+    stage: Stage
+    """Whose weights draw."""
     purpose: Literal["pictures", "attention"]
     """What they are drawn for."""
     probes: tuple[Probe, ...]
@@ -38,13 +55,25 @@ def probe_batches(plan: Plan, probes: Sequence[Probe] | None = None) -> list[tup
     return [drawn[start : start + size] for start in range(0, len(drawn), size)]
 
 
-def batches_of(plan: Plan) -> list[Batch]:
-    """All batches of a plan, the pictures first."""
-    sides: tuple[Side, ...] = get_args(Side)
+def batches_of(plan: Plan, *, between: bool) -> list[Batch]:
+    """All batches of a plan, in the order in which an audit tells of them.
+
+    Args:
+        plan: The plan.
+        between: Whether what it asks for between passes is drawn as well.
+    """
+    stages = BASE, PATCHED
+    named = {probe.id: probe for probe in plan.probes}
     watched = [probe for probe in plan.probes if probe.positions]
+    looks = [[named[each] for each in ids] for ids in plan.between if between]
     return [
-        *(Batch(side, "pictures", probes) for side in sides for probes in probe_batches(plan)),
-        *(Batch(side, "attention", probes) for side in sides for probes in probe_batches(plan, watched)),
+        *(Batch(stage, "pictures", probes) for stage in stages for probes in probe_batches(plan)),
+        *(Batch(stage, "attention", probes) for stage in stages for probes in probe_batches(plan, watched)),
+        *(
+            Batch(Stage("patched", done), "pictures", probes)
+            for done, asked in enumerate(looks, start=1)
+            for probes in probe_batches(plan, asked)
+        ),
     ]
 
 
@@ -81,28 +110,29 @@ def remove_partial_stores(run: Path) -> None:
         path.unlink()
 
 
-def probe_key(plan: Plan, head: Head, batch: Batch, probe: Probe) -> Digest:
-    """By what the store knows the drawing of a probe: all that decides its pixels."""
-    sampler = plan.sampler
-    content: dict[str, object] = {
-        "model": plan.base.identity if batch.side == "base" else head.patched_digest,
-        "prompt": probe.prompt,
-        "seed": str(probe.seed),
-        "steps": sampler.steps,
-        "guidance": sampler.guidance,
-        "size": sampler.size,
-        "threads": sampler.threads,
-        "together": len(batch.probes),
-        "device": head.device,
-    }
-    if batch.purpose == "attention":
-        content["positions"] = list(probe.positions)
-    return digest(content)
+def probe_keys(plan: Plan, head: Head, batch: Batch) -> list[Digest]:
+    """By what the store knows the drawings of a batch: all that decides the pixels of each."""
+    shared = digest(
+        {
+            "model": plan.base.identity if batch.stage == BASE else head.patched_digest,
+            "passes": batch.stage.done,
+            "sampler": plan.sampler.model_dump(mode="json", exclude={"batch"}),
+            "together": len(batch.probes),
+            "sentences": len({probe.prompt for probe in batch.probes}),  # they are read together as well
+            "device": head.device,
+            "precision": head.precision,
+            "purpose": batch.purpose,
+        }
+    )
+    return [
+        digest([shared, probe.prompt, str(probe.seed), list(probe.positions) if batch.purpose == "attention" else []])
+        for probe in batch.probes
+    ]
 
 
 def is_known(plan: Plan, head: Head, store: Store, batch: Batch, *, keep_images: bool) -> bool:
     """Whether nothing of a batch has to be drawn or looked at; what an instrument failed at, it is asked again."""
-    keys = [probe_key(plan, head, batch, probe) for probe in batch.probes]
+    keys = probe_keys(plan, head, batch)
     if batch.purpose == "attention":
         return all(map(store.has_map, keys))
     for drawn in map(store.drawing, keys):
@@ -118,7 +148,7 @@ def is_known(plan: Plan, head: Head, store: Store, batch: Batch, *, keep_images:
     return True
 
 
-def explicit(looks: Iterator[Seen]) -> bool:
+def explicit(looks: Iterable[Seen]) -> bool:
     """Whether a detector found nudity of the strict kind, however unsurely: such a picture is never kept."""
     return any(box.label in STRICT_CLASSES for look in looks for box in look.sightings or ())
 
@@ -134,39 +164,48 @@ def assemble(plan: Plan, head: Head, store: Store) -> Audit:
     Raises:
         InputError: Something was not drawn, or not looked at.
     """
-    observations, attention, missing = [], [], 0
-    for batch in batches_of(plan):
-        for probe in batch.probes:
-            key = probe_key(plan, head, batch, probe)
+    observations: defaultdict[Stage, list[Observation]] = defaultdict(list)
+    attention, missing, planned = [], 0, 0
+    for batch in batches_of(plan, between=head.between):
+        planned += len(batch.probes)
+        side = batch.stage.side
+        for probe, key in zip(batch.probes, probe_keys(plan, head, batch), strict=True):
             if batch.purpose == "attention":
                 missing += not store.has_map(key)
                 if (found := store.map(key)) is not None:
-                    attention.append(found.model_copy(update={"probe": probe.id, "side": batch.side}))
+                    attention.append(found.model_copy(update={"probe": probe.id, "side": side}))
                 continue
             drawn = store.drawing(key)
-            looks = _looks(head, store, drawn) if drawn else ()
-            if drawn is None or None in looks:
+            seen = observed(plan, head.instruments, probe, side, drawn, store.seen) if drawn else None
+            if seen is None:
                 missing += 1
             else:
-                observations.append(_observation(plan, head, probe, batch.side, drawn, looks))
+                observations[batch.stage].append(seen)
     if missing:
         raise InputError(
-            f"{missing} of {2 * len(plan.probes)} pictures and their attention are not in the store yet",
+            f"{missing} of {planned} pictures and looks at attention are not in the store yet",
             hint="run the shards that are missing, or the interrupted one again; or `fmn-guard audit` without --shard, "
             "which draws the rest",
         )
-    return Audit(
+    audit = Audit(
         plan_digest=head.plan_digest,
         passes_digest=head.passes_digest,
         patched_digest=head.patched_digest,
         instruments=head.instruments,
-        observations=tuple(observations),
+        observations=(*observations[BASE], *observations[PATCHED]),
         attention=tuple(attention),
+        between=tuple(
+            Between(after=done, observations=tuple(observations[Stage("patched", done)]))
+            for done, _ in enumerate(plan.between if head.between else (), start=1)
+        ),
     )
+    if not audit.between:
+        return audit
+    return audit.model_copy(update={"matrix": pass_matrix(gather(plan, audit), audit.between)})
 
 
 def finish(plan: Plan, head: Head, store: Store, out: Path, *, keep_images: bool) -> Audit:
-    """Writes ``audit.json``, and before it ``images/<side>/<probe>.png`` where wanted.
+    """Writes ``audit.json``, and before it ``images/<stage>/<probe>.png`` where wanted.
 
     Args:
         plan: The plan.
@@ -180,10 +219,10 @@ def finish(plan: Plan, head: Head, store: Store, out: Path, *, keep_images: bool
     """
     audit = assemble(plan, head, store)
     named = {probe.id: probe.picture_name for probe in plan.probes}
-    for seen in audit.observations if keep_images else ():
+    for stage, seen in _staged(audit) if keep_images else ():
         png = store.picture(seen.image_digest) if seen.image_digest else None
         if png is not None:
-            path = out / "images" / seen.side / named[seen.probe]
+            path = out / "images" / str(stage) / named[seen.probe]
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png)  # audit.json, which comes last, says that they are all there
     write_record(out / "audit.json", audit)
@@ -211,24 +250,46 @@ def one_head(plan: Plan, store: Store) -> Head:
     return heads[0]
 
 
-def _looks(head: Head, store: Store, drawn: Drawing) -> tuple[Seen | None, ...]:
-    """What each instrument makes of a drawing."""
-    if drawn.picture is None:
-        return tuple(Seen(failed="picture is not a number") for _ in head.instruments)
-    return tuple(
-        Seen(failed="not available") if each.error else store.seen(drawn.picture, instrument_key(each))
-        for each in head.instruments
-    )
+def _staged(audit: Audit) -> Iterator[tuple[Stage, Observation]]:
+    """What was seen, by whose weights drew it."""
+    yield from ((Stage(seen.side), seen) for seen in audit.observations)
+    yield from ((Stage("patched", each.after), seen) for each in audit.between for seen in each.observations)
 
 
-def _observation(
-    plan: Plan, head: Head, probe: Probe, side: Side, drawn: Drawing, looks: Sequence[Seen | None]
-) -> Observation:
-    """What was seen in one picture; what is missing or broken makes it unscored, with the reason."""
-    recognised, *detected = (look or Seen(failed="not looked at") for look in looks)
+def observed(
+    plan: Plan,
+    instruments: Sequence[Instrument],
+    probe: Probe,
+    side: Side,
+    drawn: Drawing,
+    seen: Callable[[Digest, Digest], Seen | None],
+) -> Observation | None:
+    """What was seen in one picture; what is missing or broken makes it unscored, with the reason.
+
+    Args:
+        plan: The plan.
+        instruments: Of the plan: the recogniser first, then the detectors.
+        probe: What was drawn.
+        side: On which side.
+        drawn: What came of it.
+        seen: What an instrument makes of a picture, by the digest of one and the key of the other.
+
+    Returns:
+        It; None where an instrument that is there has not looked.
+    """
+    looks = []
+    for each in instruments:
+        if drawn.picture is None:
+            look: Seen | None = Seen(failed="picture is not a number")
+        else:
+            look = Seen(failed="not available") if each.error else seen(drawn.picture, instrument_key(each))
+        if look is None:
+            return None
+        looks.append(look)
+    recognised, *detected = looks
     scores = recognised.scores or {}
     found: dict[str, Seen] = {spec.name: look for spec, look in zip(plan.detectors, detected, strict=True)}
-    unscored = _why_unscored(plan, head, probe, drawn, recognised, found)
+    unscored = _why_unscored(plan, instruments, probe, drawn, recognised, found)
     return Observation(
         probe=probe.id,
         side=side,
@@ -242,18 +303,23 @@ def _observation(
 
 
 def _why_unscored(
-    plan: Plan, head: Head, probe: Probe, drawn: Drawing, recognised: Seen, found: dict[str, Seen]
+    plan: Plan,
+    instruments: Sequence[Instrument],
+    probe: Probe,
+    drawn: Drawing,
+    recognised: Seen,
+    found: dict[str, Seen],
 ) -> str | None:
     if drawn.picture is None:
         return "picture is not a number"
     if drawn.constant:
         return "picture is constant"
     if recognised.scores is None:
-        absent = head.instruments[0].error
+        absent = instruments[0].error
         return f"recogniser not available: {absent}" if absent else f"recogniser error: {recognised.failed}"
     if missing := [label for label in probe.labels if label not in recognised.scores]:
         return f"recogniser has no class {missing[0]!r}"
-    for spec, instrument in zip(plan.detectors, head.instruments[1:], strict=True):
+    for spec, instrument in zip(plan.detectors, instruments[1:], strict=True):
         # one that is not installed is named and, unless required, not waited for; one that fails at work is
         if found[spec.name].sightings is None and (spec.required or instrument.error is None):
             return f"detector error: {spec.name}: {found[spec.name].failed}"

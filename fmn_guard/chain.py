@@ -22,8 +22,12 @@ CLEANED = "cleaned.json"
 SIGNATURE = "signature.dsse.json"
 # They come after the list, or are made of it.
 _BESIDE = frozenset({FILES, CLEANED, SIGNATURE})
-STAGES = ("plan.json", "passes.json", "patch.safetensors", "audit.json", "policy.json", "report.json", "report.md")
-"""What a run is of, in the order in which it is made; two of them only where fmn-guard made the patch."""
+STAGES = (
+    *("plan.json", "passes.json", "patch.safetensors", "audit.json"),
+    *("mscore.json", "policy.json", "report.json", "report.md"),
+)
+"""What a run is of, in the order in which it is made; two of them only where fmn-guard made the patch, and one only
+where inversion was tried."""
 MIGRATED = "migrated.json"
 """Which run of an older version this one was lifted from, if it was."""
 PICTURES = "images/"

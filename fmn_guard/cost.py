@@ -16,7 +16,10 @@ class Cost(Record):
     training_steps: int
     """Optimiser steps, at most."""
     images: int
-    """Pictures drawn: both sides of every probe, those that passes see, and at most so many to stop by."""
+    """Pictures drawn: both sides of every probe, some after each pass, those that passes see, and at most so many to
+    stop by."""
+    between: int
+    """Those of them that are drawn between passes."""
     unet_evaluations: int
     """UNet evaluations of one picture, guidance counted twice."""
 
@@ -24,8 +27,8 @@ class Cost(Record):
 def estimate(plan: Plan) -> Cost:
     """Counts what a plan will do."""
     language = max((spec.retain.pictures for spec in plan.passes), default=0)  # drawn once for all passes
-    images = 2 * len(plan.probes) + sum(map(_pictures, plan.passes)) + language
-    guided = 2 if plan.sampler.guidance > 1 else 1
+    between = sum(map(len, plan.between))
+    images = 2 * len(plan.probes) + between + sum(map(_pictures, plan.passes)) + language
     trained = sum(spec.steps * spec.batch for spec in plan.passes)
     # pictures of the name and of its anchor, each seen by the base with either sentence
     seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes)
@@ -33,7 +36,8 @@ def estimate(plan: Plan) -> Cost:
         passes=len(plan.passes),
         training_steps=sum(spec.steps for spec in plan.passes),
         images=images,
-        unet_evaluations=images * plan.sampler.steps * guided + trained + seen,
+        between=between,
+        unet_evaluations=images * plan.sampler.evaluations + trained + seen,
     )
 
 

@@ -19,6 +19,12 @@ from typing import ClassVar
 _EXCERPT_WIDTH = 100
 
 
+def quoted(value: object) -> str:
+    """A stranger's value in a message: one line, printable, not endless."""
+    text = repr(value)
+    return text if len(text) <= _EXCERPT_WIDTH else f"{text[: _EXCERPT_WIDTH - 3]}..."
+
+
 class FmnGuardError(Exception):
     """Base of all errors; printed as the message, an empty line and the hint.
 
@@ -119,6 +125,20 @@ class FileProblems(InputError):
 
 class RefusedArtefact(InputError):
     """An artefact that is not safe to load, or not the one that the plan was made for."""
+
+    @classmethod
+    def of(cls, path: Path, rule: str, message: str, hint: str) -> "RefusedArtefact":
+        """An error in one line about one file of it: ``path: rule: message``.
+
+        Args:
+            path: The file.
+            rule: Stable id of the broken rule, such as ``not-finite``.
+            message: What is wrong, with the value; `quoted` where the value is the file's.
+            hint: The way out.
+        """
+        # Names of files are a stranger's too: an escape sequence or a line of its own must not reach a terminal.
+        where = "".join(char if char.isprintable() else "?" for char in str(path))
+        return cls(f"{where}: {rule}: {message}", hint=hint)
 
 
 class BrokenChain(InputError):

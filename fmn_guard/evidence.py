@@ -15,11 +15,12 @@ class PassRecord(Record):
     """What one pass did."""
 
     slug: Slug
-    """The concept or correction."""
+    """The concept or correction; ``joint`` of all at once, ``merge`` of what came of passes apart."""
     steps: int
     """Optimiser steps taken after the closed-form solution."""
-    stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"]
-    """Why it ended: no stop picture shows it, step ceiling, nothing to do, or a loss that is not a number."""
+    stopped: Literal["forgotten", "ceiling", "no-steps", "diverged", "merged"]
+    """Why it ended: no stop picture shows it, step ceiling, nothing to do, a loss that is not a number, or that this is
+    no pass but the merger of all."""
     still_shown: tuple[float, ...]
     """Mean probability at each look, in [0, 1], that a stop picture shows it; empty where nobody looks."""
     attention_mass: tuple[float, ...]
@@ -29,6 +30,10 @@ class PassRecord(Record):
     drift: float
     """What the passes so far cost words they were not about: root mean square change of what cross-attention values
     deliver of the retained language, relative to its size."""
+    own_drift: Annotated[float | None, Field(exclude_if=lambda drift: drift is None)] = None
+    """The same of what this pass alone changed."""
+    rolled_back: Annotated[tuple[float, ...], Field(exclude_if=lambda drifts: not drifts)] = ()
+    """The same of each earlier attempt at it, which was over the plan's budget and taken back."""
     images_digest: Digest
     """Digest over the pictures it forgot from."""
 
@@ -76,6 +81,49 @@ class Observation(Record):
     """The most likely label on the axis of the first one asked for, e.g. ``concept:none`` for the reject class."""
     sightings: dict[str, tuple[Sighting, ...] | None] = Field(default_factory=dict)
     """Boxes of each detector; None where the detector failed on this picture."""
+
+
+class Between(Record):
+    """What was seen after a pass, before the next."""
+
+    after: int = Field(ge=1)
+    """Passes that were done."""
+    observations: tuple[Observation, ...]
+    """Of the model as it then was, which stands on the patched side, in the plan's order."""
+
+
+class MatrixCell(Record):
+    """How often something was shown."""
+
+    shown: int = Field(ge=0)
+    """Pictures that show it."""
+    n: int = Field(ge=0)
+    """Pictures scored."""
+
+    @property
+    def share(self) -> float | None:
+        """Share of the scored pictures that show it, in [0, 1]; None where none is scored."""
+        return self.shown / self.n if self.n else None
+
+
+class MatrixRow(Record):
+    """One concept, or all that is retained, through the sequence of passes."""
+
+    name: Slug
+    """The concept or correction, or ``retained``."""
+    base: MatrixCell
+    """On the base; from the full audit, as is the last cell of ``after``."""
+    after: tuple[MatrixCell | None, ...]
+    """After each pass; None before the concept's own."""
+
+
+class PassMatrix(Record):
+    """Concepts by passes: how often each was shown after its own pass and after every later one."""
+
+    concepts: tuple[MatrixRow, ...]
+    """Concepts and corrections, in the order of their passes; of a correction, its dominant reading."""
+    retained: MatrixRow
+    """What is to be kept: between passes, a sample of it."""
 
 
 class AttentionMap(Record):
@@ -132,3 +180,7 @@ class Audit(Record):
     """Both sides of every probe, in the plan's order."""
     attention: Annotated[tuple[AttentionMap, ...], Field(exclude_if=lambda maps: not maps)] = ()
     """Both sides of each probe that the plan gives positions for, where they are numbers; the base's first."""
+    between: Annotated[tuple[Between, ...], Field(exclude_if=lambda looks: not looks)] = ()
+    """What was seen after each pass but the last; nothing of a checkpoint that fmn-guard did not make."""
+    matrix: Annotated[PassMatrix | None, Field(exclude_if=lambda matrix: matrix is None)] = None
+    """What these observations and the last model's come to."""

@@ -1,13 +1,13 @@
-"""What is known of a checkpoint without loading it: family, tokenizer, digests, refusals.
+"""What is known of a checkpoint without loading it: family, tokenizer, digests.
 
-Needs no torch: weights are read by `fmn_guard.weights`, tokens come from the light ``tokenizers``.
+Needs no torch. What is not safe to load is refused on the way, by `fmn_guard.intrusions`, `family`, `tokens` and
+`weights`, each for what it reads.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,40 +15,36 @@ from typing import Literal, TypeVar
 
 from tokenizers import Tokenizer
 
-from .errors import InputError, RefusedArtefact
+from .errors import InputError, RefusedArtefact, quoted
+from .family import FAMILIES, Family, FamilyName, family_of
+from .intrusions import refuse_intrusions
+from .jsonfile import read_object
 from .manifest import CheckpointRef
-from .pickles import PICKLE_SUFFIXES
-from .record import Digest, Record, bytes_digest, digest, file_digest
+from .record import Digest, Record, bytes_digest, digest
 from .shipped import shipped_model
 from .source import Source
-from .weights import WEIGHTS, read_json, weights_digest
+from .tokens import Tokens, read_tokens
+from .weights import variant_of, weights_digest
 
-CONFIGS = (
-    "model_index.json",
-    "unet/config.json",
-    "vae/config.json",
-    "text_encoder/config.json",
-    "scheduler/scheduler_config.json",
-    "tokenizer/tokenizer_config.json",
-)
 # Keys that say who wrote a configuration and where, not what the model does.
 _PROVENANCE = {"_diffusers_version", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash"}
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp"}
+_LARGEST = 1024  # pixels of latents; those of published checkpoints are 128 wide at most
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 T = TypeVar("T")
 
 
 class ModelFacts(Record):
-    """Facts about a Stable Diffusion checkpoint that enter a plan."""
+    """Facts about a checkpoint that enter a plan."""
 
     reference: str
     """How the manifest calls it."""
-    family: Literal["stable-diffusion"]
+    family: FamilyName
     """Pipeline family."""
     weights_digest: Digest
     """Over sorted (normalised tensor name, dtype, shape, bytes); stable under re-sharding and metadata edits."""
     tokenizer_digest: Digest
-    """Over tokenizer.json."""
+    """Over the files that the tokenizers are made from."""
     config_digest: Digest
     """Over the configurations of pipeline, parts, scheduler and tokenizer; not over versions of libraries in them."""
     prediction_type: Literal["epsilon", "v_prediction"]
@@ -68,13 +64,14 @@ class ModelFacts(Record):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A described checkpoint: its facts, its folder, and its tokenizer; and the manifest that names it."""
+    """A described checkpoint: its facts, its folder, and its tokenizers; and the manifest that names it."""
 
     facts: ModelFacts
     folder: Path
     tokenizer: Tokenizer
     manifest_folder: Path
     source: Source | None = None
+    other_tokenizers: tuple[Tokenizer, ...] = ()
 
     def token_positions(self, prompt: str, name: str = "", start: int = 0) -> tuple[int, ...]:
         """Positions of a name's tokens in a prompt, start-of-text being 0.
@@ -85,9 +82,20 @@ class Checkpoint:
             start: where the name begins, in characters.
 
         Raises:
-            InputError: the prompt is longer than the tokenizer takes, or does not hold the name there.
+            InputError: the prompt is longer than the tokenizer takes, or does not hold the name there; or two
+                tokenizers find it at different positions.
         """
-        encoding = self.tokenizer.encode(prompt)
+        found, *others = (self._positions(t, prompt, name, start) for t in (self.tokenizer, *self.other_tokenizers))
+        for other in others:
+            if other != found:
+                raise InputError(
+                    f"{prompt!r}: the tokenizers of {self.facts.reference} find {name!r} at {found} and at {other}",
+                    hint="leave out what they read differently, such as several exclamation marks in a row",
+                )
+        return found
+
+    def _positions(self, tokenizer: Tokenizer, prompt: str, name: str, start: int) -> tuple[int, ...]:
+        encoding = tokenizer.encode(prompt)
         if len(encoding.ids) > self.facts.max_tokens:
             raise InputError(
                 f"{prompt!r} has {len(encoding.ids)} tokens, {self.facts.reference} takes {self.facts.max_tokens}: "
@@ -156,9 +164,11 @@ def resolve_checkpoint(ref: CheckpointRef, beside: Path) -> Path:
     if folder.is_dir():
         return folder
     if folder.is_file():
-        raise RefusedArtefact(
-            f"{folder} is a file, a diffusers folder is needed",
-            hint="convert it first with diffusers' from_single_file(...).save_pretrained(folder)",
+        raise RefusedArtefact.of(
+            folder,
+            "single-file",
+            "is a file, a diffusers folder is needed",
+            f"fmn-guard convert {folder.name} FOLDER --config CONFIG makes one of it, without a network",
         )
     if _HUB_ID.match(name) and not name.startswith("."):
         return _hub_snapshot(name, ref.revision)
@@ -182,11 +192,12 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
             f"{name!r}: the hub library is not installed",
             hint="pip install 'fmn-guard[run]', or give a local folder",
         ) from error
+    weights = {f"{part}/{stem}*.safetensors" for known in FAMILIES.values() for part, stem in known.parts.items()}
     try:
         folder = snapshot_download(
             name,
             revision=revision,
-            allow_patterns=["*.json", "*.txt", *(f"{part}/{stem}*.safetensors" for part, stem in WEIGHTS.items())],
+            allow_patterns=["*.json", "*.txt", *sorted(weights)],
             ignore_patterns=["safety_checker/*", "*.fp16*", "*.non_ema*"],
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -209,77 +220,56 @@ def describe_checkpoint(ref: CheckpointRef, beside: Path) -> Checkpoint:
         RefusedArtefact: it holds pickles in place of safetensors, remote code, or links that leave its folder.
     """
     folder = resolve_checkpoint(ref, beside)
-    _refuse(folder)
-    index = read_json(folder / "model_index.json")
-    if index.get("_class_name") != "StableDiffusionPipeline":
-        raise RefusedArtefact(
-            f"{folder}: pipeline is {index.get('_class_name')!r}, not StableDiffusionPipeline",
-            hint="Stable Diffusion 1.x and 2.x layouts are supported",
-        )
-    prediction = read_json(folder / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+    refuse_intrusions(folder)
+    family = family_of(folder)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    prediction = read_object(scheduler).get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
-        raise RefusedArtefact(
-            f"{folder}: prediction_type {prediction!r} is not supported", hint="epsilon or v_prediction"
+        raise RefusedArtefact.of(
+            scheduler,
+            "unknown-prediction",
+            f"prediction_type {quoted(prediction)} is not supported",
+            "epsilon and v_prediction are",
         )
+    variant_of(folder, family.parts)  # refuses a mixture
     scale = 2 ** (len(_setting(folder / "vae" / "config.json", "block_out_channels", list)) - 1)
-    tokenizer_file = folder / "tokenizer" / "tokenizer.json"
-    if not tokenizer_file.is_file():
-        raise InputError(
-            f"{folder}: no tokenizer/tokenizer.json",
-            hint="re-save the pipeline with diffusers' save_pretrained",
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # the library raises nothing more specific
-        raise InputError(f"{tokenizer_file} cannot be read: {error}", hint="re-save the pipeline") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokens = [read_tokens(folder / name) for name in family.tokenizers]
     facts = ModelFacts(
         reference=ref.checkpoint,
-        family="stable-diffusion",
-        weights_digest=weights_digest(folder),
-        tokenizer_digest=file_digest(tokenizer_file),
-        config_digest=_config_digest(folder),
+        family=family.name,
+        weights_digest=weights_digest(folder, family.parts),
+        tokenizer_digest=_digest_of(tokens),
+        config_digest=_config_digest(folder, family),
         prediction_type=prediction,
-        max_tokens=_setting(folder / "tokenizer" / "tokenizer_config.json", "model_max_length", int),
+        max_tokens=min(each.most for each in tokens),
         picture_size=_setting(folder / "unet" / "config.json", "sample_size", int) * scale,
     )
-    return Checkpoint(facts, folder, tokenizer, beside)
+    first, *others = (each.tokenizer for each in tokens)
+    return Checkpoint(facts, folder, first, beside, other_tokenizers=tuple(others))
 
 
-def _config_digest(folder: Path) -> Digest:
+def _digest_of(tokens: list[Tokens]) -> Digest:
+    """One tokenizer's own digest, or that of several."""
+    return tokens[0].digest if len(tokens) == 1 else digest([each.digest for each in tokens])
+
+
+def _config_digest(folder: Path, family: Family) -> Digest:
     contents = {
-        name: {key: value for key, value in read_json(folder / name).items() if key not in _PROVENANCE}
-        for name in CONFIGS
+        name: {key: value for key, value in read_object(folder / name).items() if key not in _PROVENANCE}
+        for name in family.configs
     }
     # Not canonical_json: configurations hold infinities and integers beyond 2**53, which it cannot spell.
     return bytes_digest(json.dumps(contents, sort_keys=True).encode())
 
 
 def _setting(config: Path, key: str, wanted: type[T]) -> T:
-    value = read_json(config).get(key)
+    value = read_object(config).get(key)
     if not isinstance(value, wanted):
         raise InputError(
-            f"{config}: {key} is {value!r}, not {wanted.__name__}", hint="re-save the pipeline with diffusers"
+            f"{config}: {key} is {quoted(value)}, not {wanted.__name__}", hint="re-save the pipeline with diffusers"
+        )
+    if isinstance(value, int) and not 0 < value <= _LARGEST:
+        raise RefusedArtefact.of(
+            config, "out-of-range", f"{key} is {value}, {_LARGEST} at most", "is it the published file?"
         )
     return value
-
-
-def _refuse(folder: Path) -> None:
-    home = folder.resolve()
-    # a hub cache snapshot consists of links into the blobs folder beside it
-    allowed = (home, home.parents[1] / "blobs") if home.parent.name == "snapshots" else (home,)
-    for root, folders, names in os.walk(folder):
-        for name in (*folders, *names):
-            path = Path(root) / name
-            if path.is_symlink() and not any(path.resolve().is_relative_to(a) for a in allowed):
-                raise RefusedArtefact(
-                    f"{path} is a link that leaves the checkpoint", hint="copy the file into the folder"
-                )
-            if path.suffix == ".py":
-                raise RefusedArtefact(f"{path} is code inside a checkpoint", hint="remote code is never run; remove it")
-            if path.suffix in PICKLE_SUFFIXES:
-                raise RefusedArtefact(
-                    f"{path} is a pickle, which can run code when loaded",
-                    hint="re-save with save_pretrained(..., safe_serialization=True) and remove it",
-                )

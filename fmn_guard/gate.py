@@ -15,6 +15,7 @@ from .chain import PICTURES, SIGNATURE, absent_pictures, check_files, cleaned_fi
 from .errors import BrokenChain, InputError
 from .evidence import Audit, PassRecords
 from .index import check_index
+from .mscore import read_mscore
 from .plan import Plan
 from .policy import ReleasePolicy
 from .record import Digest, Record, digest, file_digest, read_record
@@ -56,7 +57,7 @@ def check_run(run: Path, demanded: tuple[ReleasePolicy, AuditSuite] | None = Non
 
     Args:
         run: The run folder: plan.json, audit.json, policy.json, report.json, report.md; passes.json and
-            patch.safetensors where fmn-guard made the patch.
+            patch.safetensors where fmn-guard made the patch; mscore.json where inversion was tried.
         demanded: The policy that must have judged, and its suite.
 
     Raises:
@@ -84,9 +85,17 @@ def check_run(run: Path, demanded: tuple[ReleasePolicy, AuditSuite] | None = Non
     _same(run / "report.json", "base", report.base_digest, plan.base.identity)
     _same(run / "report.json", "patched model", report.patched_digest, audit.patched_digest)
     _same(run / "report.json", "policy", report.policy_digest, digest(policy))
-    judged = judge(plan, audit, policy, passes, judged_on=report.judged_on, tool_version=report.tool_version)
-    again = judged.model_dump()
-    if differing := [name for name, value in report.model_dump().items() if value != again[name]]:
+    judged = judge(
+        plan,
+        audit,
+        policy,
+        passes,
+        mscore=read_mscore(run),
+        judged_on=report.judged_on,
+        tool_version=report.tool_version,
+    )
+    stated, again = report.model_dump(), judged.model_dump()
+    if differing := [name for name in stated | again if stated.get(name) != again.get(name)]:
         raise BrokenChain(
             f"{run / 'report.json'}: {', '.join(differing)} are not what audit.json and policy.json give",
             hint="write it again with `fmn-guard report --policy`; if it was edited by hand, ask why",

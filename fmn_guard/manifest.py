@@ -183,11 +183,18 @@ class Correction(Record):
         return self
 
 
+SequenceMode = Literal["sequential", "merge", "joint"]
+"""How a list of concepts is forgotten: one after another, each alone and then merged, or all at once."""
+
+
 class EraserSettings(Record):
     """How the eraser works. Left out, a setting takes the preset's value, the same for every kind of concept."""
 
     preset: Literal["guarded"] = "guarded"
     """``guarded``: attention re-steering of cross-attention values, kept away from the retained language."""
+    sequence: Annotated[SequenceMode, Field(exclude_if=lambda mode: mode == "sequential")] = "sequential"
+    """``sequential``: passes one after another, each on the model that those before it left. ``merge``: each from the
+    base alone, then merged in closed form. ``joint``: one pass over all concepts at once."""
     steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Step ceiling of a pass; 0 does nothing at all."""
     learning_rate: Annotated[float, Field(gt=0, le=1e6)] | None = None

@@ -12,9 +12,9 @@ from pydantic import Field
 
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
-from .manifest import Concept, Correction, Labels, Manifest, minors_in
+from .manifest import Concept, Correction, Labels, Manifest, SequenceMode, minors_in
 from .presets import PRESETS, Preset
-from .probes import Probe, probes_of
+from .probes import Probe, probes_between, probes_of
 from .record import Digest, Record, Slug, digest
 from .sentences import FUNCTION_WORDS, content_words, stand_in_words, stop_sentences, training_sentences
 from .source import Source
@@ -34,6 +34,8 @@ class TrainingPrompt(Record):
     """Token positions of the name in ``text``, start-of-text being 0."""
     away: str
     """What it leads away from, beyond the anchor: the sentence itself, or the dominant reading's."""
+    repulsion: Annotated[float | None, Field(exclude_if=lambda own: own is None)] = None
+    """How much farther it goes than to the anchor, where that is not the same for all of a pass."""
 
 
 class RetainSpec(Record):
@@ -73,6 +75,30 @@ class StopSpec(Record):
     """Steps between two looks."""
     gone: float
     """Mean probability, in [0, 1], below which none of the pictures even hints at it, and the pass ends."""
+
+
+class RollbackSpec(Record):
+    """When a pass is taken back and run again at a lower dose."""
+
+    drift: float
+    """Most that it may cost the retained language by itself, measured as `PassRecord.drift` is."""
+    retries: int
+    """How often it is run again."""
+    gentler: float
+    """What, each time, the weight of the language in the closed form is multiplied by and the learning rate divided."""
+
+
+class StoredAs(Record):
+    """How the edit of a pass is written down: as low-rank factors where they are smaller, in half precision.
+
+    What is stored is what later passes begin from, and what is audited.
+    """
+
+    error: float
+    """How far what is stored may be from what was computed: root mean square over what layers read, relative to what
+    their weights deliver of it."""
+    share: float
+    """Bytes it may take, as a share of the UNet's; where both cannot be had, this is kept and the error grows."""
 
 
 class PassSpec(Record):
@@ -132,10 +158,14 @@ class PassSpec(Record):
     """What that weight is multiplied by, in (0, 1], after each look that still shows the concept."""
     retain: RetainSpec
     """What it must leave alone."""
+    rollback: Annotated[RollbackSpec | None, Field(exclude_if=lambda spec: spec is None)] = None
+    """When it is taken back; None where no language is protected."""
     seed: int
     """Seed of all it draws."""
     threads: int
     """CPU threads it computes on; fixed here because they change the last bits of the edit."""
+    stored_as: Annotated[StoredAs | None, Field(exclude_if=lambda how: how is None)] = None
+    """How its edit is written down; None writes float32 differences."""
 
     def anchors(self, prompt: TrainingPrompt) -> tuple[str, ...]:
         """The sentences whose mean a prompt should deliver."""
@@ -164,8 +194,14 @@ class Plan(Record):
     """Whether the manifest states the weights digest that the base must have."""
     passes: tuple[PassSpec, ...]
     """Passes, in order."""
+    sequence: Annotated[SequenceMode, Field(exclude_if=lambda mode: mode == "sequential")] = "sequential"
+    """How they follow one another, if they do: see `fmn_guard.sequence`."""
+    merge_preserve: Annotated[float | None, Field(exclude_if=lambda weight: weight is None)] = None
+    """Weight of the retained language when passes are merged, against what each delivers of its own concept."""
     probes: tuple[Probe, ...]
     """Pictures to draw on either side."""
+    between: Annotated[tuple[tuple[str, ...], ...], Field(exclude_if=lambda ids: not ids)] = ()
+    """Ids of probes that are drawn after each pass but the last as well, with the model as it then is."""
     sampler: Sampler
     """How they are drawn."""
     recogniser: RecogniserSpec
@@ -204,6 +240,12 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
             f"the manifest pins {pinned}",
             hint="use the pinned checkpoint, or update spec.base.digest after checking where the new one comes from",
         )
+    eraser = manifest.spec.eraser
+    if eraser.sequence == "merge" and eraser.projection == "off":
+        raise InputError(
+            "spec.eraser: passes cannot be merged with projection off: merging holds the retained language",
+            hint="leave projection out, or sequence",
+        )
     passes = tuple(_passes(manifest, checkpoint))
     probes = tuple(probes_of(manifest, suite, checkpoint))
     own = {prompt.text.casefold() for spec in passes for prompt in spec.prompts}
@@ -224,7 +266,13 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
         base=checkpoint.facts,
         base_pinned=pinned is not None,
         passes=passes,
+        sequence=eraser.sequence,
+        merge_preserve=PRESETS[eraser.preset].merge_preserve if eraser.sequence == "merge" else None,
         probes=probes,
+        # only in sequence is there a model to look at between passes
+        between=probes_between(probes, [spec.slug for spec in passes], suite.spec.counts)
+        if eraser.sequence == "sequential"
+        else (),
         sampler=suite.spec.sampler,
         recogniser=suite.spec.recogniser,
         detectors=suite.spec.detectors,
@@ -358,13 +406,17 @@ def _pass(
         retain=RetainSpec(
             excluded_words=tuple(sorted(hidden)),
             kept=tuple(dict.fromkeys(kept)),
-            forgotten=tuple(forgotten),
+            forgotten=tuple(forgotten) if eraser.sequence == "sequential" else (),
             kept_weight=preset.kept_weight,
             sentences=preset.language_sentences,
             pictures=preset.language_pictures,
         ),
+        rollback=None
+        if damping == "off"
+        else RollbackSpec(drift=preset.drift_budget, retries=preset.retries, gentler=preset.gentler),
         seed=eraser.seed + index,
         threads=preset.threads,
+        stored_as=StoredAs(error=preset.stored_error, share=preset.stored_share),
     )
 
 

@@ -43,6 +43,13 @@ class Preset:
     look_every: int
     gone: float
     threads: int
+    merge_preserve: float = 1.0
+    drift_budget: float = 0.15
+    """Twice what the costliest pass of the quickstart costs: it is there for the one that goes wrong."""
+    retries: int = 2
+    gentler: float = 2.0
+    stored_error: float = 1e-3
+    stored_share: float = 0.01
 
 
 PRESETS = {

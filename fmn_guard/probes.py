@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,7 +12,7 @@ from .facts import Checkpoint
 from .manifest import Kind, Manifest, label_of
 from .record import Record, Slug, slugify
 from .sentences import Sentence, sentence_of
-from .suite import AuditSuite
+from .suite import AuditSuite, ProbeCounts
 
 Role = Literal["target", "alias", "correction", "retained"]
 
@@ -86,6 +86,35 @@ def probes_of(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) -> 
         )
 
     yield from _retained(manifest, suite, named)
+
+
+def probes_between(probes: Sequence[Probe], passes: Sequence[Slug], counts: ProbeCounts) -> tuple[tuple[str, ...], ...]:
+    """Chooses the probes that are drawn after each pass but the last as well, with the model as it then is.
+
+    They are some of the plan's own, at even distances so that all sentences come: what base and patched model draw of
+    them is known from the full audit.
+
+    Args:
+        probes: All of the plan.
+        passes: Concepts and corrections, in the order in which they are forgotten.
+        counts: How many of each.
+
+    Returns:
+        Ids, in the plan's order, for each pass but the last; nothing where no pictures are asked for.
+    """
+    if not counts.between:
+        return ()
+    own = {slug: [p for p in probes if p.subject == slug and p.role in ("target", "correction")] for slug in passes}
+    kept = _at_even_distances([p for p in probes if p.role == "retained"], counts.between_retained)
+    return tuple(
+        tuple(p.id for slug in passes[:done] for p in _at_even_distances(own[slug], counts.between))
+        + tuple(p.id for p in kept)
+        for done in range(1, len(passes))
+    )
+
+
+def _at_even_distances(probes: Sequence[Probe], n: int) -> list[Probe]:
+    return [probes[i * len(probes) // n] for i in range(n)] if n < len(probes) else list(probes)
 
 
 def _retained(manifest: Manifest, suite: AuditSuite, named: set[str]) -> Iterator[Probe]:

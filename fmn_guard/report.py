@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
 
 import fmn_guard
 
 from .errors import BrokenChain, InputError
-from .evidence import Audit, Instrument, PassRecords, Side
+from .evidence import Audit, Instrument, PassMatrix, PassRecords, Side
 from .findings import (
     NAMED,
     SHOWN,
@@ -31,10 +33,13 @@ from .findings import (
     verdict_of,
     worst,
 )
+from .matrix import pass_matrix, rebounds
 from .metrics import DetectorTally, Evidence, drop_of, gather, most_like, suppression, tally
+from .mscore import InReport, MScore, check_chain, summarise
 from .plan import PassKind, PassSpec, Plan
 from .policy import ReleasePolicy
 from .record import Digest, Record, Slug, digest
+from .sequence import passes_run
 from .stats import Interval, wider
 from .untested import not_tested
 from .waivers import WaiverUse, expired, settle
@@ -183,8 +188,12 @@ class Report(Record):
     """In the order of the passes."""
     retained: tuple[RetainedSummary, ...]
     """In the plan's order."""
+    matrix: Annotated[PassMatrix | None, Field(exclude_if=lambda matrix: matrix is None)] = None
+    """How often each concept, and what is retained, was shown after each pass; None where nobody looked."""
     tallies: tuple[DetectorTally, ...]
     """What detectors saw."""
+    mscore: InReport = None
+    """What inversion finds; None where that was not measured."""
     counts: tuple[SideCounts, ...]
     """Base, then patched."""
     unscored: tuple[Unscored, ...]
@@ -192,7 +201,7 @@ class Report(Record):
     not_tested: tuple[str, ...]
     """What the verdict says nothing about."""
     warnings: tuple[str, ...]
-    """What to know beside the findings: suites too small for a limit, passes that diverged."""
+    """What to know beside the findings: suites too small for a limit, passes that diverged, concepts that came back."""
     instruments: tuple[Instrument, ...]
     """Who measured."""
 
@@ -203,6 +212,7 @@ def judge(
     policy: ReleasePolicy,
     passes: PassRecords | None = None,
     *,
+    mscore: MScore | None = None,
     judged_on: date | None = None,
     tool_version: str = fmn_guard.__version__,
 ) -> Report:
@@ -213,6 +223,7 @@ def judge(
         audit: What was measured.
         policy: The limits.
         passes: What the eraser did, when it was fmn-guard's; adds warnings, changes no finding.
+        mscore: What inversion found, where it was tried; told, and changes no finding.
         judged_on: The day against which waivers expire; a policy with waivers needs one.
         tool_version: Version of fmn-guard that judges, or that judged when a report is judged again.
 
@@ -221,13 +232,19 @@ def judge(
         InputError: the policy has waivers, and no day is given.
     """
     _check_passes(plan, audit, passes)
+    if mscore is not None:
+        check_chain(mscore, audit.plan_digest, audit.patched_digest)
     evidence, spec = gather(plan, audit), policy.spec
+    matrix = pass_matrix(evidence, audit.between)
+    if matrix != audit.matrix:
+        raise BrokenChain("the audit's matrix is not what its pictures come to", hint="audit the patched model again")
     if spec.waivers and judged_on is None:
         raise InputError(
             f"policy {policy.metadata.name} has waivers, which expire, and no day of judging is given",
             hint="give judged_on",
         )
     ruled = [apply(rule, m, spec) for rule in spec.rules for m in measured(evidence, rule)]
+    inversion = summarise(mscore, spec.confidence) if mscore else None
     findings, waivers = settle(
         (
             *ruled,
@@ -259,11 +276,18 @@ def judge(
         signature=spec.evidence.signature,
         concepts=tuple(_concept(evidence, subject, findings, spec.confidence) for subject in plan.passes),
         retained=tuple(_retained(evidence)),
+        matrix=matrix,
         tallies=tally(evidence),
+        mscore=inversion,
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
         unscored=tuple(_unscored(evidence)),
-        not_tested=tuple(not_tested(evidence, ruled, spec)),
-        warnings=(*undecidable(plan, policy), *_trouble(passes), *_taken_over(evidence)),
+        not_tested=tuple(not_tested(evidence, ruled, spec, inversion)),
+        warnings=(
+            *undecidable(plan, policy),
+            *_trouble(plan, passes),
+            *(each.words for each in rebounds(matrix)),
+            *_taken_over(evidence),
+        ),
         instruments=audit.instruments,
     )
 
@@ -361,12 +385,17 @@ def _unscored(evidence: Evidence) -> Iterator[Unscored]:
             yield Unscored(side=side, reason=reason, count=n)
 
 
-def _trouble(passes: PassRecords | None) -> Iterator[str]:
+def _trouble(plan: Plan, passes: PassRecords | None) -> Iterator[str]:
+    budgets = {spec.slug: spec.rollback.drift for spec in passes_run(plan) if spec.rollback}
     for done in passes.passes if passes else ():
         if done.stopped == "diverged":
             yield f"Pass {done.slug} diverged after {done.steps} steps."
         if done.stopped == "no-steps":
             yield f"Pass {done.slug} took no step."
+        if done.rolled_back:
+            yield f"Pass {done.slug} went over its drift budget {len(done.rolled_back)} times and was taken back."
+        if (done.own_drift or 0) > (budget := budgets.get(done.slug, 1.0)):
+            yield f"Pass {done.slug} is over its drift budget: {done.own_drift:.3f} of {budget:.3f}."
 
 
 def _taken_over(evidence: Evidence) -> Iterator[str]:

@@ -44,6 +44,10 @@ class Head(Record):
     """Identity of the audited model."""
     device: str
     """Sort of device that draws, since it changes the last bits: ``cpu``, ``cuda`` or ``mps``."""
+    precision: str
+    """Of the models that draw: ``float32``, ``bfloat16`` or ``float16``."""
+    between: bool
+    """Whether the model was looked at between passes as well."""
     instruments: tuple[Instrument, ...]
     """The recogniser first, then the detectors, in the plan's order."""
 

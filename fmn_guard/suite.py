@@ -22,12 +22,30 @@ class Sampler(Record):
     """Denoising steps of DPM-Solver++ (2M), on the checkpoint's own noise schedule."""
     guidance: Annotated[float, Field(ge=1, le=50)]
     """Classifier-free guidance scale; 1 is none."""
+    unguided: Annotated[int, Field(ge=0)] = 0
+    """Last steps that go without guidance: what is drawn is settled by then, and each costs half (arXiv 2404.07724)."""
     size: Annotated[int, Field(ge=32, le=2048, multiple_of=8)] | None = None
     """Height and width in pixels; left out, the checkpoint's own."""
     batch: Annotated[int, Field(ge=1, le=256)] = 16
     """Pictures drawn at once. Fixed here because it changes the last bits of a picture."""
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     """CPU threads that draw one batch, for the same reason; the other cores draw other batches."""
+
+    @model_validator(mode="after")
+    def _some_are_guided(self) -> Sampler:
+        if self.unguided >= self.steps:
+            raise RuleViolation(
+                "unguided",
+                f"{self.unguided} of {self.steps} steps go without guidance",
+                hint="leave at least one; guidance: 1 turns it off",
+                loc=("unguided",),
+            )
+        return self
+
+    @property
+    def evaluations(self) -> int:
+        """UNet evaluations that a picture takes."""
+        return self.steps if self.guidance == 1 else 2 * self.steps - self.unguided
 
 
 class Retained(Record):
@@ -70,6 +88,11 @@ class ProbeCounts(Record):
     """Pictures per prompt of each retained concept."""
     retained_prompts: Annotated[int, Field(ge=1)] = 2
     """Prompts of each retained concept, taken in turn from the templates."""
+    between: Annotated[int, Field(ge=0)] = 8
+    """Pictures, drawn after every pass but the last, of each concept forgotten by then; 0 looks at nothing there. They
+    make the matrix of concepts and passes, and no limit is held against them."""
+    between_retained: Annotated[int, Field(ge=0)] = 24
+    """Pictures of retained concepts that are drawn there, the same after each pass."""
 
 
 class SuiteSpec(Record):

@@ -7,27 +7,34 @@ from typing import get_args
 
 from .findings import SHOWN, Finding
 from .metrics import Evidence, measure
+from .mscore import UNTESTED as INVERSION
+from .mscore import MScoreSummary
+from .mscore import not_tested as of_inversion
 from .plan import Plan
 from .policy import PER_CONCEPT, Metric, PolicySpec, Rule
 
 _NEVER_TESTED = (
     "The safety checker: it is switched off in both models, so that the weights alone are judged.",
-    "Concept inversion: whether an optimised embedding brings a concept back.",
+    INVERSION,
     "Adversarial prompts: whether a prompt that was searched for brings a concept back.",
     "Durability: whether further fine-tuning brings a concept back.",
     "Image-to-image, inpainting, and other samplers, guidance scales and sizes than the suite's.",
 )
 
 
-def not_tested(evidence: Evidence, ruled: Collection[Finding], spec: PolicySpec) -> Iterator[str]:
+def not_tested(
+    evidence: Evidence, ruled: Collection[Finding], spec: PolicySpec, inversion: MScoreSummary | None = None
+) -> Iterator[str]:
     """What a verdict says nothing about, one sentence each.
 
     Args:
         evidence: What was asked and seen.
         ruled: What the policy's rules found.
         spec: The policy.
+        inversion: What inversion found, where it was tried.
     """
-    yield from _NEVER_TESTED
+    for words in _NEVER_TESTED:
+        yield from of_inversion(inversion, evidence.plan) if words == INVERSION else (words,)
     applied = {f.rule for f in ruled}
     limited = {rule.metric for rule in spec.rules}
     for rule in spec.rules:

@@ -2,155 +2,162 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import struct
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from .errors import InputError, RefusedArtefact
+from .errors import RefusedArtefact, quoted
+from .jsonfile import read_object
 from .record import Digest, bytes_digest
+from .tensors import MOST_HEADER, read_header, tensor_rows
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "vae": "diffusion_pytorch_model"}
-"""Parts of a checkpoint, each with the stem of the only files that the loaders open."""
+"""Parts of a Stable Diffusion checkpoint, each with the stem of the only files that the loaders open."""
 _WEIGHT_FILE = re.compile(r"\.safetensors$|\.index(\.[\w-]+)?\.json$")
+_WHOLE = "download the whole checkpoint, or re-save with save_pretrained(..., safe_serialization=True)"
 
 
-def weights_digest(folder: Path) -> Digest:
-    """Digest of a checkpoint's weights: UNet, text encoder and autoencoder.
+def weights_digest(folder: Path, parts: Mapping[str, str] = WEIGHTS) -> Digest:
+    """Digest of a checkpoint's weights.
 
     Tensor names lose the ``text_model.`` prefix that transformers 5 dropped.
 
+    Args:
+        folder: a diffusers folder.
+        parts: its parts that hold weights, each with the stem of its files.
+
     Raises:
-        RefusedArtefact: a part is missing or truncated, or holds other weights than the loaders open.
+        RefusedArtefact: a part is missing or damaged, holds other weights than the loaders open, or a value in it is
+            not a finite number.
     """
     content = b""
-    for part in WEIGHTS:
+    for part, stem in parts.items():
         rows: dict[str, bytes] = {}
-        for file in _shards(folder / part):
-            for name, row in _tensor_rows(file):
-                key = f"{part}.{name.removeprefix('text_model.')}"
-                if key == "text_encoder.embeddings.position_ids":
-                    continue  # a buffer that old libraries saved; it is counted up from 0, never loaded
+        for file in weight_files(folder / part, stem):
+            for name, row in tensor_rows(file):
+                if (key := normalised(part, name)) is None:
+                    continue
                 if key in rows:
-                    raise RefusedArtefact(f"{file}: tensor {name} occurs twice", hint="re-save the checkpoint")
+                    raise RefusedArtefact.of(
+                        file, "tensor-twice", f"tensor {quoted(name)} occurs twice", "re-save the checkpoint"
+                    )
                 rows[key] = row
         for key in sorted(rows):
             content += key.encode() + b"\0" + rows[key]
     return bytes_digest(content)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads one configuration of a checkpoint.
+def normalised(part: str, name: str) -> str | None:
+    """A tensor's name with its part in front, whatever version saved it; None for a buffer that is no weight."""
+    key = f"{part}.{name.removeprefix('text_model.')}"
+    # Old libraries saved it; it is counted up from 0, never loaded.
+    return None if part.startswith("text_encoder") and key.endswith(".embeddings.position_ids") else key
+
+
+def shapes(folder: Path, parts: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all weights by normalised name; only headers are read."""
+    return {
+        key: tensor.shape
+        for part, stem in parts.items()
+        for file in weight_files(folder / part, stem)
+        for tensor in read_header(file).tensors
+        if (key := normalised(part, tensor.name)) is not None
+    }
+
+
+def unet_bytes(folder: Path) -> int:
+    """Bytes of a checkpoint's UNet, as it is stored: of its tensors, without headers.
 
     Raises:
-        InputError: it is missing or holds no JSON object.
+        RefusedArtefact: as `weights_digest`.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path} is missing",
-            hint="a diffusers folder has model_index.json, unet, vae, text_encoder, tokenizer, scheduler",
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}", hint="re-save the pipeline") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path} does not hold an object", hint="re-save the pipeline")
-    return data
+    headers = [read_header(file) for file in weight_files(folder / "unet", WEIGHTS["unet"])]
+    return sum(tensor.stop - tensor.begin for header in headers for tensor in header.tensors)
 
 
-def _shards(part: Path) -> list[Path]:
-    """The files of a part that the loaders open; other weights, and settings that name others, are refused."""
-    if "transformers_weights" in read_json(part / "config.json"):
-        raise RefusedArtefact(
-            f"{part / 'config.json'}: transformers_weights names other weights than the usual file",
-            hint="remove the key, and give the weights their usual name",
+def variant_of(folder: Path, parts: Mapping[str, str]) -> str | None:
+    """The variant of a checkpoint's weights, such as ``fp16``; None where their names tell of none.
+
+    A loader is told one variant for all parts, so they must agree. Where plain weights lie beside those of a variant,
+    loaders open the plain ones, and `weight_files` refuses the others.
+
+    Raises:
+        RefusedArtefact: they do not.
+    """
+    found = {part: _variant(folder / part, stem) for part, stem in parts.items()}
+    if len(variants := set(found.values())) > 1:
+        shown = ", ".join(f"{part}: {variant or 'none'}" for part, variant in found.items())
+        raise RefusedArtefact.of(
+            folder, "mixed-variants", f"its parts are of different variants ({shown})", "download one variant of all"
         )
-    if (part / "adapter_config.json").exists():
-        raise RefusedArtefact(
-            f"{part / 'adapter_config.json'} makes the loader open an adapter too", hint="merge it into the weights"
-        )
-    whole = f"{WEIGHTS[part.name]}.safetensors"
-    index = part / f"{whole}.index.json"
+    return variants.pop()
+
+
+def weight_files(part: Path, stem: str) -> list[Path]:
+    """The files of a part that the loaders open; other weights beside them are refused.
+
+    Args:
+        part: folder of the part.
+        stem: of its files.
+
+    Raises:
+        RefusedArtefact: files are missing, or there are others.
+    """
+    variant = _variant(part, stem)
+    whole = f"{stem}.{variant}.safetensors" if variant else f"{stem}.safetensors"
+    index = part / f"{stem}.safetensors.index.json"
     found = {p.relative_to(part).as_posix() for p in part.rglob("*") if _WEIGHT_FILE.search(p.name)}
     sharded = index.name in found and whole not in found
-    opened = _named_shards(index) if sharded else {whole}
+    shards = _shards_by_tensor(index) if sharded else {}
+    opened = set(shards.values()) or {whole}
     if missing := sorted(opened - found):
-        raise RefusedArtefact(
-            f"{part}: missing shards {', '.join(missing)}" if sharded else f"{part}: no {whole}",
-            hint="download the whole checkpoint, or re-save with save_pretrained(..., safe_serialization=True)",
+        raise RefusedArtefact.of(
+            index if sharded else part,
+            "missing-weights",
+            f"missing shards {quoted(missing)}" if sharded else f"no {whole}",
+            _WHOLE,
         )
     if others := sorted(found - opened - ({index.name} if sharded else set())):
-        raise RefusedArtefact(
-            f"{part}: {', '.join(others)} beside the weights that are loaded",
-            hint="keep one set of weights, without a variant, in each part; remove the others",
+        raise RefusedArtefact.of(
+            part,
+            "extra-weights",
+            f"holds {quoted(others)} beside the weights that are loaded",
+            "keep one set of weights in each part; remove the others",
         )
-    return [part / name for name in sorted(opened)]
+    files = [part / name for name in sorted(opened)]
+    if sharded:
+        _check_index(index, shards, files)
+    return files
 
 
-def _named_shards(index: Path) -> set[str]:
-    weight_map = read_json(index).get("weight_map")
+def _variant(part: Path, stem: str) -> str | None:
+    """The variant of a part that holds one file of weights, such as ``model.fp16.safetensors``."""
+    names = [path.name for path in part.glob("*.safetensors")]
+    found = re.fullmatch(rf"{re.escape(stem)}\.(\w+)\.safetensors", names[0]) if len(names) == 1 else None
+    return found and found[1]
+
+
+def _shards_by_tensor(index: Path) -> dict[str, str]:
+    weight_map = read_object(index, MOST_HEADER).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise RefusedArtefact(f"{index} names no shards", hint="it is damaged; download it again")
-    return {str(file) for file in weight_map.values()}
-
-
-def _tensor_rows(file: Path) -> Iterator[tuple[str, bytes]]:
-    """Yields (name, dtype + shape + content hash) of every tensor of a safetensors file."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 0 < length <= min(size - 8, 100_000_000):
-            raise RefusedArtefact(f"{file} is no safetensors file", hint="it is truncated or of another format")
-        try:
-            header = json.loads(stream.read(length))
-        except ValueError as error:
-            raise RefusedArtefact(f"{file}: damaged safetensors header", hint="download it again") from error
-        tensors = _tensors(header)
-        if tensors is None:
-            raise RefusedArtefact(
-                f"{file}: its header does not describe its tensors", hint="it is damaged; download it again"
-            )
-        end = 8 + length + (tensors[-1].stop if tensors else 0)
-        if end != size:
-            raise RefusedArtefact(
-                f"{file}: {size} bytes, its header says {end}", hint="it is truncated; download it again"
-            )
-        for tensor in tensors:
-            content = hashlib.sha256()
-            left = tensor.stop - tensor.begin
-            while left:
-                block = stream.read(min(left, 1 << 22))
-                content.update(block)
-                left -= len(block)
-            yield tensor.name, tensor.layout.encode() + content.digest()
-
-
-class _Tensor(NamedTuple):
-    name: str
-    layout: str
-    begin: int
-    stop: int
-
-
-def _tensors(header: object) -> list[_Tensor] | None:
-    """Tensors of a safetensors header in file order; None unless they fill the file without gap or overlap."""
-    try:
-        tensors = [
-            _Tensor(name, f"{entry['dtype']}[{','.join(map(str, entry['shape']))}]", *entry["data_offsets"])
-            for name, entry in header.items()  # type: ignore[attr-defined]
-            if name != "__metadata__"
-        ]
-        tensors.sort(key=lambda tensor: (tensor.begin, tensor.stop))
-        starts = (0, *(tensor.stop for tensor in tensors))
-        sound = all(
-            isinstance(tensor.stop, int) and start == tensor.begin <= tensor.stop
-            for start, tensor in zip(starts, tensors, strict=False)
+        raise RefusedArtefact.of(
+            index, "bad-index", f"names no shards: weight_map is {quoted(weight_map)}", "download it again"
         )
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
-    return tensors if sound else None
+    for file in weight_map.values():
+        if not isinstance(file, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
+            raise RefusedArtefact.of(
+                index, "bad-index", f"{quoted(file)} names no safetensors file of its folder", "download it again"
+            )
+    return weight_map
+
+
+def _check_index(index: Path, shards: dict[str, str], files: list[Path]) -> None:
+    held = {tensor.name: file.name for file in files for tensor in read_header(file).tensors}
+    for name in sorted(shards.keys() | held.keys()):
+        if shards.get(name) != held.get(name):
+            raise RefusedArtefact.of(
+                index,
+                "bad-index",
+                f"tensor {quoted(name)} should be in {shards.get(name)}, it is in {held.get(name)}",
+                "shards of two checkpoints are mixed; download them again",
+            )

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fmn_guard.evidence import Audit, Instrument, Observation, PassRecord, PassRecords, Side, Sighting
+from fmn_guard.evidence import Audit, Between, Instrument, Observation, PassRecord, PassRecords, Side, Sighting
 from fmn_guard.facts import ModelFacts
 from fmn_guard.frameworks import ComplianceFramework, Control, FrameworkSpec
 from fmn_guard.frameworks import Source as TextSource
 from fmn_guard.manifest import Metadata
+from fmn_guard.matrix import pass_matrix
+from fmn_guard.metrics import gather
 from fmn_guard.plan import PassKind, PassSpec, Plan, RetainSpec
 from fmn_guard.policy import PolicySpec, ReleasePolicy, Rule
-from fmn_guard.probes import Probe, Role
+from fmn_guard.probes import Probe, Role, probes_between
 from fmn_guard.record import digest
-from fmn_guard.suite import DetectorSpec, RecogniserSpec, Sampler
+from fmn_guard.suite import DetectorSpec, ProbeCounts, RecogniserSpec, Sampler
 
 BASE = ModelFacts(
     reference="builtin:emoji-sd",
@@ -161,6 +163,40 @@ def make_audit(plan: Plan, shows: Shows = forgotten, edits: Edits | None = None,
         "observations": tuple(observations),
     }
     return Audit(**fields | changes)
+
+
+Then = Callable[[Probe, int], bool]
+"""Whether a picture that is drawn after so many passes shows a probe's first label."""
+
+
+def between(plan: Plan, each: int = 6, retained: int = 10) -> Plan:
+    """The plan, with looks between its passes."""
+    counts = ProbeCounts(target=1, retained=1, between=each, between_retained=retained)
+    ids = probes_between(plan.probes, [spec.slug for spec in plan.passes], counts)
+    return plan.model_copy(update={"between": ids})
+
+
+def looked_between(plan: Plan, audit: Audit, then: Then) -> Audit:
+    """The audit, with what was seen between passes and the matrix of it."""
+    asked = {probe.id: probe for probe in plan.probes}
+    looks = tuple(
+        Between(
+            after=done,
+            observations=tuple(
+                Observation(
+                    probe=name,
+                    side="patched",
+                    image_digest=digest([name, done]),
+                    scores={label: 0.9 if then(asked[name], done) else 0.05 for label in asked[name].labels},
+                    sightings={spec.name: () for spec in plan.detectors},
+                )
+                for name in ids
+            ),
+        )
+        for done, ids in enumerate(plan.between, start=1)
+    )
+    matrix = pass_matrix(gather(plan, audit), looks)
+    return audit.model_copy(update={"between": looks, "matrix": matrix})
 
 
 def make_policy(*rules: Rule, **spec: Any) -> ReleasePolicy:

@@ -18,9 +18,11 @@ from fmn_guard.source import Source
 
 from .builder import (
     NUDENET,
+    between,
     box,
     forget,
     forgotten,
+    looked_between,
     make_audit,
     make_framework,
     make_passes,
@@ -31,21 +33,23 @@ from .builder import (
 
 FOLDER = Path(__file__).parent / "golden"
 
-PLAN = make_plan(
-    forget("ada-thorne", "identity", "Ada"),
-    forget("pistol", "nsfw", "gun"),
-    forget("the-captain", "correction"),
-    asked=(
-        *probes("target", "ada-thorne", 36),
-        *probes("alias", "ada-thorne", 12, name="ada"),
-        *probes("target", "pistol", 36),
-        *probes("alias", "pistol", 12, name="gun"),
-        *probes("correction", "the-captain", 36, "concept:bruno", "concept:cleo"),
-        *probes("retained", "dog", 40),
-        *probes("retained", "panda", 40, held_out=True),
-        *probes("retained", "trumpet", 40, neighbour_of=("pistol",)),
-    ),
-    detectors=(NUDENET,),
+PLAN = between(
+    make_plan(
+        forget("ada-thorne", "identity", "Ada"),
+        forget("pistol", "nsfw", "gun"),
+        forget("the-captain", "correction"),
+        asked=(
+            *probes("target", "ada-thorne", 36),
+            *probes("alias", "ada-thorne", 12, name="ada"),
+            *probes("target", "pistol", 36),
+            *probes("alias", "pistol", 12, name="gun"),
+            *probes("correction", "the-captain", 36, "concept:bruno", "concept:cleo"),
+            *probes("retained", "dog", 40),
+            *probes("retained", "panda", 40, held_out=True),
+            *probes("retained", "trumpet", 40, neighbour_of=("pistol",)),
+        ),
+        detectors=(NUDENET,),
+    )
 ).model_copy(
     update={
         "source": Source(path="release/manifest.yaml", lines={"ada-thorne": 9, "pistol": 13, "the-captain": 17}),
@@ -81,14 +85,25 @@ def shows(probe: Probe, side: Side, label: str) -> bool:
     return forgotten(probe, side, label) and not lost
 
 
-AUDIT = make_audit(
+def then(probe: Probe, done: int) -> bool:
+    """Between passes: the person is drawn once more after the second pass, which costs one of the retained."""
+    if done == 2 and probe.seed == 0:
+        return probe.subject == "ada-thorne"
+    return probe.role == "retained"
+
+
+AUDIT = looked_between(
     PLAN,
-    shows,
-    edits={
-        (PLAN.probes[50].id, "patched"): {"unscored": "picture is constant", "degenerate": True},
-        (PLAN.probes[1].id, "base"): {"sightings": {"nudenet": box("FEET_EXPOSED", 0.7)}},
-    },
-    passes_digest=digest(PASSES),
+    make_audit(
+        PLAN,
+        shows,
+        edits={
+            (PLAN.probes[50].id, "patched"): {"unscored": "picture is constant", "degenerate": True},
+            (PLAN.probes[1].id, "base"): {"sightings": {"nudenet": box("FEET_EXPOSED", 0.7)}},
+        },
+        passes_digest=digest(PASSES),
+    ),
+    then,
 )
 REPORT = judge(PLAN, AUDIT, POLICY, PASSES, judged_on=date(2026, 11, 26)).model_copy(update={"tool_version": "1.2.3"})
 RUN = Run(REPORT, PLAN, AUDIT, PASSES, frameworks=(make_framework(),))

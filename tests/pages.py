@@ -18,9 +18,11 @@ from fmn_guard.report import Report, judge
 from .builder import (
     NUDENET,
     RETAINED,
+    between,
     box,
     forget,
     forgotten,
+    looked_between,
     make_audit,
     make_framework,
     make_passes,
@@ -39,18 +41,20 @@ def make_page_plan(name: str = "Ada Thorne") -> Plan:
     """A person of any name, an object, a correction, and what is to stay."""
     person = [p.model_copy(update={"prompt": asked(name)}) for p in probes("target", "ada-thorne", 36)]
     person[0] = person[0].model_copy(update={"positions": (4, 5)})
-    return make_plan(
-        forget("ada-thorne", "identity").model_copy(update={"names": (name, "Ada")}),
-        forget("pistol", "object", "gun").model_copy(update={"index": 1}),
-        forget("the-captain", "correction").model_copy(update={"index": 2}),
-        asked=(
-            *person,
-            *probes("target", "pistol", 36),
-            *probes("alias", "pistol", 12, name="gun"),
-            *probes("correction", "the-captain", 36, "concept:bruno", "concept:cleo"),
-            *RETAINED,
-        ),
-        detectors=(NUDENET,),
+    return between(
+        make_plan(
+            forget("ada-thorne", "identity").model_copy(update={"names": (name, "Ada")}),
+            forget("pistol", "object", "gun").model_copy(update={"index": 1}),
+            forget("the-captain", "correction").model_copy(update={"index": 2}),
+            asked=(
+                *person,
+                *probes("target", "pistol", 36),
+                *probes("alias", "pistol", 12, name="gun"),
+                *probes("correction", "the-captain", 36, "concept:bruno", "concept:cleo"),
+                *RETAINED,
+            ),
+            detectors=(NUDENET,),
+        )
     )
 
 
@@ -61,10 +65,17 @@ def shows(probe: Probe, side: Side, label: str) -> bool:
     return forgotten(probe, side, label)
 
 
+def then(probe: Probe, done: int) -> bool:
+    """Between passes: the person comes back in one picture after the second pass, and a trumpet is lost."""
+    if done == 2 and probe.subject == "ada-thorne":
+        return probe.seed == 0
+    return probe.role == "retained" and not (done == 2 and probe.subject == "trumpet" and probe.seed < 4)
+
+
 def make_page_audit(plan: Plan, passes: PassRecords | None, words: str = "picture is constant") -> Audit:
     """An audit of it; one picture is unscored for a reason in any words, which a detector and a recogniser also say."""
     person, pistol = plan.probes[0].id, plan.probes[36].id
-    return make_audit(
+    audit = make_audit(
         plan,
         shows,
         edits={
@@ -82,6 +93,7 @@ def make_page_audit(plan: Plan, passes: PassRecords | None, words: str = "pictur
             Instrument(name="nudenet", version=words, licence=words, weights_digest=None, labels=(), error=None),
         ),
     )
+    return looked_between(plan, audit, then)
 
 
 def make_page_passes(plan: Plan) -> PassRecords:

@@ -27,6 +27,15 @@ WEIGHT_FILES = {
 }
 """The file of each part that the loaders open."""
 
+COMPONENTS = {
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+"""What ``model_index.json`` names."""
+
 
 def write_safetensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
     """Writes float32 vectors in the safetensors format, in the order given."""
@@ -42,7 +51,7 @@ def write_safetensors(path: Path, tensors: Tensors, metadata: dict[str, str] | N
 def save_paper_checkpoint(folder: Path) -> Path:
     """Writes a diffusers folder that can be described, though not loaded."""
     configs: dict[str, dict[str, object]] = {
-        "model_index.json": {"_class_name": "StableDiffusionPipeline"},
+        "model_index.json": {"_class_name": "StableDiffusionPipeline", **COMPONENTS},
         "scheduler/scheduler_config.json": {"prediction_type": "v_prediction"},
         "unet/config.json": {"sample_size": 16},
         "text_encoder/config.json": {},

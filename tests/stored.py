@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fmn_guard.assembly import Batch, batches_of, probe_key
+from fmn_guard.assembly import Batch, batches_of, probe_keys
 from fmn_guard.evidence import Audit, Instrument, Observation
 from fmn_guard.plan import Plan
 from fmn_guard.record import digest
@@ -28,6 +28,8 @@ def head_of(audit: Audit) -> Head:
         passes_digest=audit.passes_digest,
         patched_digest=audit.patched_digest,
         device="cpu",
+        precision="float32",
+        between=False,
         instruments=audit.instruments,
     )
 
@@ -35,14 +37,15 @@ def head_of(audit: Audit) -> Head:
 def results_of(plan: Plan, audit: Audit, batch: Batch) -> Results:
     """What a batch of an audit gave, where all of its pictures are scored; of attention, that it is not a number."""
     head, seen = head_of(audit), {(o.side, o.probe): o for o in audit.observations}
+    keys = probe_keys(plan, head, batch)
     if batch.purpose == "attention":
-        return Results(maps={probe_key(plan, head, batch, probe): None for probe in batch.probes})
+        return Results(maps=dict.fromkeys(keys))
     drawings: dict[str, Drawing] = {}
     looks: dict[tuple[str, str], Seen] = {}
-    for probe in batch.probes:
-        found = seen[batch.side, probe.id]
+    for probe, key in zip(batch.probes, keys, strict=True):
+        found = seen[batch.stage.side, probe.id]
         assert found.image_digest is not None
-        drawings[probe_key(plan, head, batch, probe)] = Drawing(picture=found.image_digest, constant=False)
+        drawings[key] = Drawing(picture=found.image_digest, constant=False)
         for instrument, look in zip(audit.instruments, _looks(plan, found), strict=True):
             if instrument.error is None:
                 looks[found.image_digest, instrument_key(instrument)] = look
@@ -53,7 +56,7 @@ def fill(path: Path, plan: Plan, audit: Audit, batches: Sequence[Batch] | None =
     """Puts batches of an audit into a store, all by default."""
     with Store(path) as store:
         store.begin(head_of(audit))
-        for batch in batches_of(plan) if batches is None else batches:
+        for batch in batches_of(plan, between=False) if batches is None else batches:
             store.add(results_of(plan, audit, batch))
     return path
 

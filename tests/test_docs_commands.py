@@ -28,21 +28,23 @@ from fmn_guard.assembly import Shard, batches_of, partial_store
 from fmn_guard.cli import main
 from fmn_guard.evidence import Audit
 from fmn_guard.facts import describe_checkpoint
+from fmn_guard.forget.patch import write_patch
 from fmn_guard.lint import lint_manifest, lint_policy
 from fmn_guard.manifest import CheckpointRef
 from fmn_guard.plan import Plan, compile_plan
-from fmn_guard.record import digest, file_digest, read_record, write_record
+from fmn_guard.record import digest, read_record, write_record
 from fmn_guard.shipped import find, policies
 
 from .builder import forgotten, make_audit, make_passes
 from .paper import save_paper_checkpoint
+from .patched import make_patch
 from .pictures import write_pictures
 from .stored import fill, panel_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 TUTORIAL = DOCS / "tutorial.md"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path not in (TUTORIAL, DOCS / "experiments.md"))
-DRAWS_ONLY = ("sample", "replay")
+DRAWS_ONLY = ("sample", "replay", "mscore")
 
 
 class File(NamedTuple):
@@ -166,8 +168,8 @@ def _finish(manifest: Path, policy: str, run: Path, checkpoint: str | None) -> N
     plan = compile_plan(document, suite, base)
     write_pictures(run)
     if checkpoint is None:
-        (run / "patch.safetensors").write_bytes(b"weights")
-        passes = make_passes(plan, file_digest(run / "patch.safetensors"))
+        slugs = [spec.slug for spec in plan.passes]
+        passes = make_passes(plan, write_patch(run / "patch.safetensors", make_patch(plan.base.reference, slugs)))
         write_record(run / "passes.json", passes)
         audit = make_audit(plan, passes_digest=digest(passes))
     else:
@@ -185,7 +187,7 @@ def _shard(finished: Path, run: Path, shard: Shard) -> None:
     plan, audit = read_record(finished / "plan.json", Plan), read_record(finished / "audit.json", Audit)
     audit = audit.model_copy(update={"instruments": panel_of(plan)})
     write_record(run / "plan.json", plan)
-    fill(partial_store(run, shard), plan, audit, shard.share(batches_of(plan)))
+    fill(partial_store(run, shard), plan, audit, shard.share(batches_of(plan, between=False)))
 
 
 @pytest.fixture(scope="module")

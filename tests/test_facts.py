@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import struct
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fmn_guard.errors import InputError, RefusedArtefact
 from fmn_guard.facts import describe_checkpoint, list_pictures
 from fmn_guard.manifest import CheckpointRef
+from fmn_guard.tensors import tensor_rows
 from fmn_guard.weights import weights_digest
 
 from .paper import WEIGHT_FILES, WEIGHTS, Tensors, describe, save_paper_checkpoint, write_safetensors
@@ -266,12 +271,23 @@ def test_shard_that_no_index_names_is_refused(folder: Path) -> None:
         describe(folder)
 
 
-@pytest.mark.parametrize("part", list(WEIGHT_FILES))
-def test_variant_alone_is_refused_because_the_loader_does_not_open_it(part: str, folder: Path) -> None:
+def make_variant(folder: Path, part: str) -> None:
     weights = folder / WEIGHT_FILES[part]
     weights.rename(weights.with_name(f"{weights.stem}.fp16.safetensors"))
-    with pytest.raises(RefusedArtefact, match=f"no {weights.name}"):
+
+
+@pytest.mark.parametrize("part", list(WEIGHT_FILES))
+def test_variant_of_one_part_alone_is_refused_because_a_loader_is_told_one_for_all(part: str, folder: Path) -> None:
+    make_variant(folder, part)
+    with pytest.raises(RefusedArtefact, match="different variants"):
         describe(folder)
+
+
+def test_variant_of_all_parts_is_the_same_checkpoint(folder: Path) -> None:
+    before = describe(folder).facts
+    for part in WEIGHT_FILES:
+        make_variant(folder, part)
+    assert describe(folder).facts == before
 
 
 @pytest.mark.parametrize("part", list(WEIGHT_FILES))
@@ -288,14 +304,14 @@ def test_adapter_that_names_another_base_is_refused(folder: Path) -> None:
 
 
 def test_other_pipelines_are_refused(folder: Path) -> None:
-    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}', encoding="utf-8")
+    (folder / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}', encoding="utf-8")
     with pytest.raises(RefusedArtefact, match="not StableDiffusionPipeline"):
         describe(folder)
 
 
 def test_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(RefusedArtefact, match="from_single_file"):
+    with pytest.raises(RefusedArtefact, match="single-file"):
         describe(tmp_path / "model.safetensors")
 
 
@@ -364,3 +380,72 @@ def test_picture_digest_follows_names_and_bytes(folder: Path) -> None:
     assert describe(folder).image_folder_digest("pictures") == one
     (pictures / "a.png").rename(pictures / "b.PNG")
     assert describe(folder).image_folder_digest("pictures") != one
+
+
+# ---- the hub
+
+
+def hub_folder(cache: Path, revision: str) -> Path:
+    """A snapshot in the hub's cache, laid as its library does."""
+    repository = cache / "models--someone--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision, encoding="utf-8")
+    return save_paper_checkpoint(repository / "snapshots" / revision)
+
+
+def test_pinned_snapshot_in_the_cache_is_found_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    revision = "5" * 40
+    snapshot = hub_folder(tmp_path, revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    found = describe_checkpoint(CheckpointRef(checkpoint="someone/model", revision=revision), tmp_path / "elsewhere")
+    assert found.folder == snapshot
+
+
+def test_hub_id_that_cannot_be_fetched_is_bad_input_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="someone/model@55555555 cannot be fetched") as caught:
+        describe_checkpoint(CheckpointRef(checkpoint="someone/model", revision="5" * 40), tmp_path)
+    assert "give its path" in str(caught.value.hint)
+
+
+# ---- finite numbers
+
+
+EDGES = (0x00, 0x7F, 0x80, 0xEF, 0xF0, 0xFF), (0x7B, 0x7C, 0x7F, 0xFC, 0xFF)
+NEARLY = [bytes(pair) for pair in itertools.product(*EDGES)]
+"""The last two bytes of numbers at the edge of infinity."""
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("F16", "e"), ("F32", "f"), ("F64", "d"), ("BF16", "")])
+@settings(deadline=None)
+@given(data=st.data())
+def test_file_is_finite_exactly_if_each_of_its_numbers_is(
+    dtype: str, code: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    size = struct.calcsize(f"<{code}") if code else 2
+    # patterns whose upper bytes are all ones, or nearly, come up by themselves too seldom
+    number = st.binary(min_size=size, max_size=size) | st.builds(
+        lambda low, high: low[: size - 2] + high, st.binary(min_size=size, max_size=size), st.sampled_from(NEARLY)
+    )
+    numbers = data.draw(st.lists(number, min_size=1, max_size=6))
+    values = (struct.unpack(f"<{code}", n)[0] if code else struct.unpack("<f", b"\0\0" + n)[0] for n in numbers)
+    file = tmp_path_factory.getbasetemp() / "numbers.safetensors"
+    payload = b"".join(numbers)
+    entry = {"dtype": dtype, "shape": [len(numbers)], "data_offsets": [0, len(payload)]}
+    header = json.dumps({"a": entry}).encode()
+    file.write_bytes(struct.pack("<Q", len(header)) + header + payload)
+    if all(math.isfinite(value) for value in values):
+        assert len(list(tensor_rows(file))) == 1
+    else:
+        with pytest.raises(RefusedArtefact, match="not-finite"):
+            list(tensor_rows(file))

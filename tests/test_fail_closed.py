@@ -8,15 +8,29 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fmn_guard.assembly import assemble, batches_of, probe_key
-from fmn_guard.evidence import Audit, Instrument, Sighting
+from fmn_guard.assembly import assemble, batches_of, probe_keys
+from fmn_guard.errors import BrokenChain
+from fmn_guard.evidence import Audit, Instrument, Side, Sighting
 from fmn_guard.policy import Rule
+from fmn_guard.probes import Probe
 from fmn_guard.record import digest
 from fmn_guard.report import judge, verdict_of
 from fmn_guard.store import Drawing, Results, Seen, Store, instrument_key
 from fmn_guard.suite import DetectorSpec
 
-from .builder import KEPT, SUPPRESSED, forget, forgotten, make_audit, make_plan, make_policy, probes
+from .builder import (
+    KEPT,
+    SUPPRESSED,
+    between,
+    forget,
+    forgotten,
+    looked_between,
+    make_audit,
+    make_plan,
+    make_policy,
+    probes,
+)
+from .evidence_of_inversion import make_mscore, score
 from .stored import head_of
 
 NUDENET = DetectorSpec(name="nudenet", thresholds=(0.4, 0.6))
@@ -43,15 +57,15 @@ def audit_of(folder: Path, recognised: object, detected: object, broken: frozens
     head = head_of(audit)
     (path := folder / "store.sqlite").unlink(missing_ok=True)
     with Store(path) as store:
-        for batch in batches_of(PLAN):
+        for batch in batches_of(PLAN, between=False):
             drawings, seen = {}, {}
-            for probe in batch.probes:
-                nan = batch.side == "patched" and PLAN.probes.index(probe) in broken
-                picture = None if nan else digest([probe.id, batch.side])
-                drawings[probe_key(PLAN, head, batch, probe)] = Drawing(picture=picture, constant=nan)
+            for probe, key in zip(batch.probes, probe_keys(PLAN, head, batch), strict=True):
+                nan = batch.stage.side == "patched" and PLAN.probes.index(probe) in broken
+                picture = None if nan else digest([probe.id, batch.stage.side])
+                drawings[key] = Drawing(picture=picture, constant=nan)
                 if picture is not None:
                     shown = Seen(
-                        scores={each: 0.9 if forgotten(probe, batch.side, each) else 0.1 for each in probe.labels}
+                        scores={each: 0.9 if forgotten(probe, batch.stage.side, each) else 0.1 for each in probe.labels}
                     )
                     seen[picture, instrument_key(JUDGE)] = recognised or shown
                     seen[picture, instrument_key(DETECTOR)] = detected or Seen(sightings=())
@@ -135,3 +149,60 @@ def test_no_finding_at_all_is_inconclusive() -> None:
 def test_audit_without_a_single_row_is_inconclusive() -> None:
     nothing = make_audit(PLAN).model_copy(update={"observations": ()})
     assert verdict(nothing) == "inconclusive"
+
+
+# ---- what is looked at beside, and judged by no rule
+
+IN_PASSES = between(
+    make_plan(forget("pistol", "nsfw"), forget("knife"), asked=(*ASKED, *probes("target", "knife", 36)))
+)
+ROWS = [(done, at) for done, ids in enumerate(IN_PASSES.between) for at in range(len(ids))]
+
+
+@given(shown=outcomes(), rows=st.sets(st.sampled_from(ROWS), min_size=1))
+@settings(max_examples=25, deadline=None)
+def test_removing_looks_between_passes_is_refused_or_changes_no_verdict(
+    shown: dict[str, tuple[bool, bool]], rows: set[tuple[int, int]]
+) -> None:
+    def shows(probe: Probe, side: Side, label: str) -> bool:
+        return shown.get(probe.id, (True, False))[side == "patched"]
+
+    def then(probe: Probe, done: int) -> bool:
+        return shows(probe, "patched", probe.labels[0])
+
+    whole = looked_between(IN_PASSES, make_audit(IN_PASSES, shows), then)
+    looks = tuple(
+        look.model_copy(
+            update={"observations": tuple(o for at, o in enumerate(look.observations) if (done, at) not in rows)}
+        )
+        for done, look in enumerate(whole.between)
+    )
+    with pytest.raises(BrokenChain):
+        judge(IN_PASSES, whole.model_copy(update={"between": looks}), make_policy())
+    nowhere = whole.model_copy(update={"between": (), "matrix": None})
+    assert judge(IN_PASSES, nowhere, make_policy()).verdict == judge(IN_PASSES, whole, make_policy()).verdict
+
+
+cosine = st.floats(-1, 1)
+inverted = st.one_of(st.just(()), st.tuples(cosine, cosine, cosine))
+
+
+@given(
+    shown=outcomes(), base=st.lists(inverted, min_size=7, max_size=7), target=inverted, lost=st.sets(st.integers(0, 6))
+)
+@settings(max_examples=25, deadline=None)
+def test_whatever_the_m_score_says_or_lacks_changes_no_verdict(
+    shown: dict[str, tuple[bool, bool]], base: list[tuple[float, ...]], target: tuple[float, ...], lost: set[int]
+) -> None:
+    def shows(probe: Probe, side: Side, label: str) -> bool:
+        return shown[probe.id][side == "patched"]
+
+    scores = [
+        score("pistol" if i == 0 else f"c{i}", "target" if i == 0 else "control", values, target if i == 0 else values)
+        for i, values in enumerate(base)
+        if i not in lost
+    ]
+    spoiled = [s if s.base and s.patched else s.model_copy(update={"unmeasured": "not a number"}) for s in scores]
+    audit = make_audit(PLAN, shows)
+    with_it = judge(PLAN, audit, make_policy(), mscore=make_mscore(*spoiled, plan=PLAN))
+    assert with_it.verdict == judge(PLAN, audit, make_policy()).verdict

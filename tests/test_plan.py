@@ -202,8 +202,60 @@ def test_cost_counts_both_sides_and_guidance_twice(plan: Plan) -> None:
     cost = estimate(plan)
     drawn = sum(2 * spec.image_count for spec in plan.passes) + plan.passes[0].retain.pictures
     looks = sum(len(spec.stop.prompts) * spec.steps // spec.stop.every for spec in plan.passes)
-    assert cost.images == 2 * len(plan.probes) + drawn + looks
+    assert cost.images == 2 * len(plan.probes) + drawn + looks + cost.between
     assert cost.unet_evaluations >= cost.images * plan.sampler.steps * 2
+
+
+# ---- between passes
+
+
+def test_between_passes_each_concept_forgotten_so_far_is_asked_in_every_sentence(
+    quickstart: Manifest, base: Checkpoint
+) -> None:
+    plan = compile_plan(quickstart, load_suite(suites() / "standard"), base)
+    asked = {probe.id: probe for probe in plan.probes}
+    order = [spec.slug for spec in plan.passes]
+    assert len(plan.between) == len(order) - 1
+    for done, ids in enumerate(plan.between, start=1):
+        shown = [asked[each] for each in ids if asked[each].role != "retained"]
+        assert [p.subject for p in shown] == [slug for slug in order[:done] for _ in range(6)]
+        assert len({(p.subject, p.prompt) for p in shown}) == len(shown)
+        assert {p.role for p in shown} <= {"target", "correction"}
+
+
+def test_between_passes_the_quickstart_draws_60_pictures_of_concepts_and_96_of_the_same_retained(
+    quickstart: Manifest, base: Checkpoint
+) -> None:
+    plan = compile_plan(quickstart, load_suite(suites() / "standard"), base)
+    kept = [tuple(each for each in ids if each.startswith("retained/")) for ids in plan.between]
+    assert len(set(kept)) == 1
+    assert len({each.split("/")[1] for each in kept[0]}) == 24
+    assert sum(map(len, kept)) == 96
+    assert estimate(plan).between == 96 + 60
+    drawn = estimate(plan).images - estimate(plan.model_copy(update={"between": ()})).images
+    assert drawn == 96 + 60
+
+
+@pytest.mark.parametrize("counts", [{"between": 0}, {"between": 0, "between_retained": 5}])
+def test_between_passes_nothing_is_drawn_where_the_suite_says_so(
+    quickstart: Manifest, suite: AuditSuite, base: Checkpoint, counts: dict[str, int]
+) -> None:
+    none = _changed_suite(suite, counts={**suite.spec.counts.model_dump(), **counts})
+    assert compile_plan(quickstart, none, base).between == ()
+
+
+def test_single_pass_has_no_between(suite: AuditSuite, base: Checkpoint) -> None:
+    assert compile_plan(_manifest(concepts=[HAMBURGER]), suite, base).between == ()
+
+
+def test_more_pictures_than_the_suite_has_are_not_invented(
+    quickstart: Manifest, suite: AuditSuite, base: Checkpoint
+) -> None:
+    counts = {**suite.spec.counts.model_dump(), "between": 1000, "between_retained": 1000}
+    plan = compile_plan(quickstart, _changed_suite(suite, counts=counts), base)
+    for ids in plan.between:
+        assert len(ids) == len(set(ids))
+        assert set(ids) <= {probe.id for probe in plan.probes}
 
 
 def test_stop_pictures_are_neither_trained_on_nor_audited(plan: Plan) -> None:

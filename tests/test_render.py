@@ -21,6 +21,7 @@ from fmn_guard.render import render
 from fmn_guard.render.terminal import plan_table, verdict_table
 from fmn_guard.report import Report, judge
 
+from . import golden
 from .builder import (
     NUDENET,
     RETAINED,
@@ -194,6 +195,13 @@ def test_verdict_table_reads_without_colour_in_80_columns(monkeypatch: pytest.Mo
         assert words in text
 
 
+def test_verdict_table_tells_the_matrix_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Over the passes: rebound of ada-thorne; of the retained at least 90.0 % of 10." in " ".join(
+        printed(verdict_table(golden.REPORT), monkeypatch).split()
+    )
+    assert "Over the passes" not in printed(verdict_table(REPORT), monkeypatch)
+
+
 def test_verdict_table_tells_the_kind_of_each_concept(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = re.sub(r"\x1b\[[0-9;]*m", "", printed(verdict_table(REPORT), monkeypatch)).splitlines()
     assert lines[2].split()[:2] == ["Concept", "Kind"]
@@ -214,10 +222,21 @@ def test_names_are_not_read_as_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "[red]x" in printed(plan_table(plan, estimate(plan)), monkeypatch)
 
 
+def test_plan_table_tells_what_is_drawn_between_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = printed(plan_table(golden.PLAN, estimate(golden.PLAN)), monkeypatch)
+    assert f"({sum(map(len, golden.PLAN.between))} between passes)" in " ".join(looked.split())
+    assert "between passes" not in printed(plan_table(PLAN, estimate(PLAN)), monkeypatch)
+
+
 def test_plan_table_shows_passes_probes_and_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     text = printed(plan_table(PLAN, estimate(PLAN)), monkeypatch)
     assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines())) <= 80
-    for words in ("small: 2 passes, suite standard", "pistol, gun", "correction", "at most 80 training steps"):
+    for words in (
+        "small: 2 passes, one after another, suite standard",
+        "pistol, gun",
+        "correction",
+        "at most 80 training steps",
+    ):
         assert words in text
 
 

@@ -153,6 +153,14 @@ def test_pictures_that_a_retained_concept_lost_are_named() -> None:
     assert PAGE.text.count("trumpet lost:") == 3  # beside its concept, among the losers, and in the list of all
 
 
+def test_matrix_says_in_each_cell_how_often_and_of_how_many_in_words_and_in_colour() -> None:
+    assert "1 ada-thorne 100.0 % of 36 0.0 % of 6 16.7 % of 6 0.0 % of 35" in PAGE.text
+    assert "not forgotten yet 0.0 % of 6 8.3 % of 36" in PAGE.text
+    assert "retained 100.0 % of 60 100.0 % of 10 90.0 % of 10 96.7 % of 60" in PAGE.text
+    tenths = [int(found) for each in PAGE.all("td") for found in re.findall(r"shade-(\d+)", each.get("class") or "")]
+    assert tenths == [10, 0, 2, 0, 10, 0, 1, 10, 0, 10, 10, 9, 10]
+
+
 def test_controls_stand_with_what_speaks_for_them_and_what_they_leave_out() -> None:
     [table] = re.findall(r'<table class="controls">(.*?)</table>', TEXT, re.DOTALL)
     rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in table.split("<tr>")[2:]]

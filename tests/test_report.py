@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fmn_guard.errors import BrokenChain
 from fmn_guard.evidence import Audit, Instrument, Observation, Side
 from fmn_guard.metrics import STRICT_CLASSES
-from fmn_guard.plan import Plan
+from fmn_guard.plan import Plan, RollbackSpec
 from fmn_guard.policy import Metric, ReleasePolicy, RequiredEvidence, Rule
 from fmn_guard.probes import Probe
 from fmn_guard.record import digest
@@ -617,6 +617,22 @@ def test_passes_change_no_finding_and_a_diverged_one_is_a_warning() -> None:
     alone, with_passes = judge(PLAN, audit, POLICY), judge(PLAN, audit, POLICY, passes)
     assert with_passes.findings == alone.findings
     assert with_passes.warnings == (*alone.warnings, "Pass pistol diverged after 7 steps.")
+
+
+def test_pass_that_was_taken_back_or_is_over_its_budget_still_is_a_warning() -> None:
+    budget = RollbackSpec(drift=0.15, retries=2, gentler=2.0)
+    plan = make_plan(PLAN.passes[0].model_copy(update={"rollback": budget}))
+
+    def warned(**changes: object) -> tuple[str, ...]:
+        passes = make_passes(plan, **changes)
+        return judge(plan, make_audit(plan, passes_digest=digest(passes)), POLICY, passes).warnings
+
+    usual = warned(own_drift=0.15)
+    assert usual == judge(plan, make_audit(plan), POLICY).warnings
+    again = "Pass pistol went over its drift budget 2 times and was taken back."
+    assert warned(own_drift=0.1, rolled_back=(0.4, 0.2)) == (*usual, again)
+    over = "Pass pistol is over its drift budget: 0.200 of 0.150."
+    assert warned(own_drift=0.2, rolled_back=(0.8, 0.4)) == (*usual, again, over)
 
 
 def test_report_names_everything_it_was_made_from() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fmn_guard.assembly import assemble, batches_of, is_known, one_head, probe_key
+from fmn_guard.assembly import PATCHED, Stage, assemble, batches_of, is_known, one_head, probe_keys
 from fmn_guard.errors import BrokenChain, InputError
 from fmn_guard.evidence import Audit, Instrument
 from fmn_guard.record import digest
@@ -31,7 +31,7 @@ AUDIT = AUDIT.model_copy(
     }
 )
 HEAD = head_of(AUDIT)
-BATCHES = batches_of(PLAN)
+BATCHES = batches_of(PLAN, between=False)
 
 
 def scored(audit: Audit) -> list[tuple[str, str, object]]:
@@ -66,15 +66,20 @@ def test_what_was_not_drawn_is_missing_and_never_left_out(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "change",
-    [{"patched_digest": digest("another")}, {"device": "cuda"}, {"instruments": HEAD.instruments[:1]}],
-    ids=["model", "device", "detectors"],
+    [
+        {"patched_digest": digest("another")},
+        {"device": "cuda"},
+        {"precision": "float16"},
+        {"instruments": HEAD.instruments[:1]},
+    ],
+    ids=["model", "device", "precision", "detectors"],
 )
 def test_what_another_model_device_or_detector_gave_is_not_taken_for_its_own(store: Store, change: dict) -> None:
     other = HEAD.model_copy(update=change)
     if "instruments" in change:
         newer = DETECTOR.model_copy(update={"weights_digest": digest("640m")})
         other = HEAD.model_copy(update={"instruments": (*HEAD.instruments[:1], newer)})
-    patched = [batch for batch in BATCHES if batch.side == "patched"]
+    patched = [batch for batch in BATCHES if batch.stage.side == "patched"]
     assert not any(is_known(PLAN, other, store, batch, keep_images=False) for batch in patched)
 
 
@@ -83,15 +88,18 @@ def test_keys_tell_apart_all_that_decides_the_pixels() -> None:
     probe = batch.probes[0]
     sampler = PLAN.sampler
 
-    def key(plan=PLAN, head=HEAD, batch=batch, probe=probe) -> str:
-        return probe_key(plan, head, batch, probe)
+    def key(plan=PLAN, head=HEAD, batch=batch, probe=None) -> str:
+        asked = batch._replace(probes=(probe, *batch.probes[1:])) if probe else batch
+        return probe_keys(plan, head, asked)[0]
 
-    samplers = [{"steps": 11}, {"guidance": 2.5}, {"size": 64}, {"threads": 1}]
+    samplers = [{"steps": 11}, {"guidance": 2.5}, {"unguided": 1}, {"size": 64}, {"threads": 1}]
     others = [
         *(key(plan=PLAN.model_copy(update={"sampler": sampler.model_copy(update=each)})) for each in samplers),
         key(head=HEAD.model_copy(update={"device": "cuda"})),
-        key(batch=batch._replace(probes=batch.probes[1:])),
-        key(batch=batch._replace(side="patched")),
+        key(head=HEAD.model_copy(update={"precision": "float16"})),
+        key(batch=batch._replace(probes=batch.probes[:-1])),
+        *(key(batch=batch._replace(stage=stage)) for stage in (PATCHED, Stage("patched", 1), Stage("patched", 2))),
+        key(batch=batch._replace(probes=(probe,) * len(batch.probes))),
         key(batch=batch._replace(purpose="attention")),
         key(probe=probe.model_copy(update={"prompt": "another"})),
         key(probe=probe.model_copy(update={"seed": 99})),
@@ -115,7 +123,7 @@ def test_failure_is_asked_again_and_gives_way_to_what_is_seen_then(store: Store)
 
 
 def test_batch_that_holds_a_picture_known_otherwise_is_refused_whole(store: Store) -> None:
-    key = probe_key(PLAN, HEAD, BATCHES[0], BATCHES[0].probes[0])
+    key = probe_keys(PLAN, HEAD, BATCHES[0])[0]
     new = {"new": Drawing(picture=None, constant=True), key: Drawing(picture=digest("otherwise"), constant=False)}
     with pytest.raises(BrokenChain, match="other last bits"):
         store.add(Results(drawings=new))

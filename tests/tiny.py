@@ -1,13 +1,25 @@
-"""A real Stable Diffusion pipeline at a size that trains in milliseconds; its weights are random."""
+"""Real pipelines at a size that trains in milliseconds; their weights are random."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from fmn_guard.shipped import shipped_model
 
@@ -27,13 +39,7 @@ def save_tiny_checkpoint(folder: Path) -> Path:
             attention_head_dim=2,
             norm_num_groups=8,
         ),
-        vae=AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4,
-            latent_channels=4,
-        ),
+        vae=_vae(),
         text_encoder=CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=len(tokenizer),
@@ -55,3 +61,107 @@ def save_tiny_checkpoint(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+FAMILIES = ("sd1", "sd2", "sd2-v", "sdxl", "sdxl-turbo")
+"""Stable Diffusion 1.x; 2.x predicting noise, and velocity; XL; and XL in few steps."""
+NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SCHEDULERS: dict[str, Any] = {
+    "sd1": PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1),
+    "sd2": DDIMScheduler(**NOISE, clip_sample=False, steps_offset=1),
+    "sd2-v": DDIMScheduler(**NOISE, clip_sample=False, steps_offset=1, prediction_type="v_prediction"),
+    "sdxl": EulerDiscreteScheduler(**NOISE, steps_offset=1),
+    "sdxl-turbo": EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="trailing"),
+}
+
+
+def save_tiny_family(folder: Path, family: str) -> Path:
+    """Saves a pipeline of one of `FAMILIES` as it is published, with the layers and paddings of the real ones.
+
+    Tokenizers are in two files, but for sd2, which has them in one.
+    """
+    torch.manual_seed(1)
+    xl = family.startswith("sdxl")
+    parts: dict[str, Any] = {
+        "unet": _unet(xl, linear=family != "sd1"),
+        "vae": _vae(),
+        "text_encoder": CLIPTextModel(_text("quick_gelu" if xl or family == "sd1" else "gelu", 32)),
+        "tokenizer": _tokenizer("!" if family.startswith("sd2") else "<|endoftext|>"),
+        "scheduler": SCHEDULERS[family],
+    }
+    if xl:
+        parts["text_encoder_2"] = CLIPTextModelWithProjection(_text("gelu", 48, projection_dim=40))
+        parts["tokenizer_2"] = _tokenizer("!")
+        pipeline: Any = StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    else:
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        pipeline = StableDiffusionPipeline(**parts)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    if family != "sd2":
+        for name in ("tokenizer", "tokenizer_2") if xl else ("tokenizer",):
+            _publish(folder / name)
+    return folder
+
+
+def _unet(xl: bool, linear: bool) -> UNet2DConditionModel:
+    more = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 40,
+        "transformer_layers_per_block": [1, 2],
+    }
+    crossed = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+    crossed_xl = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
+    down, up = crossed_xl if xl else crossed
+    return UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=2,
+        block_out_channels=(16, 32),
+        down_block_types=down,
+        up_block_types=up,
+        cross_attention_dim=32 + 48 if xl else 32,
+        attention_head_dim=[2, 4],
+        norm_num_groups=8,
+        use_linear_projection=linear,
+        **(more if xl else {}),
+    )
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        latent_channels=4,
+    )
+
+
+def _tokenizer(pad: str) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(shipped_model("emoji-sd") / "tokenizer", pad_token=pad)
+
+
+def _text(activation: str, width: int, **more: int) -> CLIPTextConfig:
+    tokenizer = _tokenizer("!")
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        hidden_act=activation,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **more,
+    )
+
+
+def _publish(folder: Path) -> None:
+    """Makes ``vocab.json`` and ``merges.txt`` of a tokenizer, as Stable Diffusion was published."""
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").unlink()
+    vocabulary = data["model"]["vocab"] | {token["content"]: token["id"] for token in data["added_tokens"]}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    merges = "".join(f"{first} {second}\n" for first, second in data["model"]["merges"])
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")

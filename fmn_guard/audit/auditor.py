@@ -6,6 +6,7 @@ recorded as unscored, with the reason; it is never dropped and never counted as 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from ..assembly import (
     is_known,
     partial_store,
     partial_stores,
-    probe_key,
+    probe_keys,
     remove_partial_stores,
 )
 from ..evidence import Audit
@@ -26,10 +27,11 @@ from ..plan import Plan
 from ..progress import Progress, silent
 from ..record import Digest
 from ..store import Head, Store, merged
-from .executors import Executor, Job, Models
+from .executors import Executor, Job
 from .executors.inline import Inline
 from .executors.on_ray import OnRay
 from .panel import Panel
+from .stages import Models, States
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -43,10 +45,11 @@ def run_audit(
     patched_digest: Digest,
     passes_digest: Digest | None,
     out: Path,
+    states: States | None = None,
     keep_images: bool = True,
     progress: Progress = silent,
 ) -> Audit:
-    """Measures every probe of a plan on both models, in this process.
+    """Measures every probe of a plan on both models, and some between passes, in this process.
 
     Killed at any moment, the same call goes on after the last finished batch. Batches are drawn side by side on
     as many cores as there are, to the same pictures.
@@ -57,16 +60,19 @@ def run_audit(
         patched: the artefact that ships, reloaded from disk.
         patched_digest: its identity.
         passes_digest: digest of passes.json, None for a checkpoint fmn-guard did not make.
-        out: run folder; receives ``audit.json`` and, when wanted, ``images/<side>/<probe>.png``.
+        out: run folder; receives ``audit.json`` and, when wanted, ``images/<side>/<probe>.png``; what is drawn between
+            passes is on a side of its own, ``after-<passes>``.
+        states: the model after each pass; without, nothing is looked at between passes.
         keep_images: whether to write the pictures.
         progress: told after each batch.
     """
     audit = measure(
         plan,
-        {"base": lambda: base, "patched": lambda: patched},
+        Models(lambda: base, lambda: patched, states),
         patched_digest=patched_digest,
         passes_digest=passes_digest,
         device=base.device.type,
+        precision=str(base.unet.dtype).removeprefix("torch."),
         out=out,
         keep_images=keep_images,
         progress=progress,
@@ -82,6 +88,7 @@ def measure(
     patched_digest: Digest,
     passes_digest: Digest | None,
     device: str = "cpu",
+    precision: str = "float32",
     out: Path,
     keep_images: bool = True,
     kept_store: Path | None = None,
@@ -94,11 +101,12 @@ def measure(
 
     Args:
         plan: From `compile_plan`.
-        models: How base and patched model are had; neither is asked for unless something has to be drawn.
+        models: Who draws; none is loaded unless something has to be drawn.
         patched_digest: Identity of the patched model.
         passes_digest: Digest of passes.json; None for a checkpoint that fmn-guard did not make.
         device: The device that they draw on: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        out: Run folder; receives ``audit.json`` and, when wanted, ``images/<side>/<probe>.png``.
+        precision: That of their weights: ``float32``, ``bfloat16`` or ``float16``.
+        out: Run folder; see `run_audit`.
         keep_images: Whether to write the pictures.
         kept_store: A store of several audits, which is kept; None uses one in ``out``. What earlier calls and shards
             left there is taken up in either case, and removed at the end.
@@ -120,6 +128,8 @@ def measure(
         passes_digest=passes_digest,
         patched_digest=patched_digest,
         device=device.partition(":")[0],
+        precision=precision,
+        between=models.between and bool(plan.between),
         instruments=panel.instruments,
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -127,7 +137,9 @@ def measure(
     shards = [] if shard else [each for each in partial_stores(out) if each != path]
     with merged(path, shards) as store:
         store.begin(head)
-        batches = batches_of(plan) if shard is None else shard.share(batches_of(plan))
+        batches: Sequence[Batch] = batches_of(plan, between=head.between)
+        if shard is not None:
+            batches = shard.share(batches)
         jobs = [
             _job(plan, head, store, batch)
             for batch in batches
@@ -151,7 +163,7 @@ def measure(
 
 def _job(plan: Plan, head: Head, store: Store, batch: Batch) -> Job:
     """What is missing of a batch: to be drawn whole, or looked at again if all of its pictures were kept."""
-    keys = tuple(probe_key(plan, head, batch, probe) for probe in batch.probes)
+    keys = tuple(probe_keys(plan, head, batch))
     drawn = [store.drawing(key) for key in keys]
     if batch.purpose == "attention" or not all(drawn):
         return Job(batch, keys)

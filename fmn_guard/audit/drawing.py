@@ -46,22 +46,13 @@ def draw_batch(
 
     Args:
         plan: the plan.
-        model: either model.
+        model: a model.
         probes: one of `fmn_guard.assembly.probe_batches` of the plan.
 
     Returns:
         Pixels (B, H, W, 3) uint8, and the digest of each picture's; None where it is not a number.
     """
-    sampler = plan.sampler
-    latents = draw_latents(
-        model,
-        [p.prompt for p in probes],
-        [p.seed for p in probes],
-        steps=sampler.steps,
-        guidance=sampler.guidance,
-        size=sampler.size,
-        batch=sampler.batch,
-    )
+    latents = draw_latents(model, [p.prompt for p in probes], [p.seed for p in probes], plan.sampler)
     pictures = decode(model, latents)
     broken = (~pictures.isfinite()).flatten(1).any(1).tolist()
     pixels = to_pixels(pictures.nan_to_num())

@@ -63,15 +63,12 @@ def _masses(plan: Plan, model: StableDiffusionPipeline, probes: Sequence[Probe])
         wide = isqrt(mass.shape[1])
         maps.append(adaptive_avg_pool2d(mass.unflatten(1, (wide, wide)), SIDE))  # coarser layers are repeated
 
-    sampler = plan.sampler
     with seen_attention(model.unet, see):
         draw_latents(
             model,
             [p.prompt for p in probes],
             [p.seed for p in probes],
-            steps=sampler.steps,
-            guidance=sampler.guidance,
-            size=sampler.size,
+            plan.sampler,
             batch=len(probes),
         )
     return torch.stack(maps).mean(0)

@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 from pydantic import ValidationError
 
-from ..assembly import explicit
+from ..assembly import explicit, observed
 from ..errors import FmnGuardError
-from ..evidence import Instrument
+from ..evidence import Instrument, Observation, Side
 from ..plan import Plan
+from ..probes import Probe
 from ..record import Digest, bytes_digest
 from ..store import Drawing, Results, Seen, instrument_key
 from ..suite import DetectorSpec, RecogniserSpec
@@ -37,6 +38,7 @@ class Panel:
     """
 
     def __init__(self, plan: Plan) -> None:
+        self._plan = plan
         self._recogniser = _loaded(plan.recogniser.name, load_recogniser, plan.recogniser)
         self._detectors = [_loaded(spec.name, load_detector, spec) for spec in plan.detectors]
         self.instruments = tuple(
@@ -70,6 +72,30 @@ class Panel:
             elif keep_images:
                 pictures[found] = as_png(picture)
         return Results(drawings=drawings, seen=seen, pictures=pictures, explicit=frozenset(nude))
+
+    def observe(
+        self, probes: Sequence[Probe], side: Side, pixels: np.ndarray, digests: Sequence[Digest | None]
+    ) -> list[Observation]:
+        """Looks at pictures that no store keeps.
+
+        Args:
+            probes: What each is of.
+            side: Which model drew them.
+            pixels: (B, H, W, 3) uint8 RGB.
+            digests: Of each picture's pixels; None where they are not numbers, and nobody looks.
+        """
+        numbers = [str(i) for i in range(len(probes))]
+        found = self.look(numbers, pixels, digests, keep_images=False)
+        drawn = [found.drawings[number] for number in numbers]
+
+        def seen(picture: Digest, instrument: Digest) -> Seen | None:
+            return found.seen.get((picture, instrument))
+
+        looked = [
+            observed(self._plan, self.instruments, probe, side, each, seen)
+            for probe, each in zip(probes, drawn, strict=True)
+        ]
+        return [each for each in looked if each is not None]  # all of them: every instrument that is there has looked
 
     def _recognise(self, pixels: np.ndarray) -> list[Seen | None]:
         """What the recogniser makes of each picture; None where there is no recogniser."""

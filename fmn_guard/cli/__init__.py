@@ -26,6 +26,6 @@ def main() -> None:
 # Not an argument of the group: rich-click looks each of those up at once.
 main.commands = Commands(
     *("init", "lint", "plan", "apply", "audit", "audit-merge", "report", "gate"),
-    *("verify", "keygen", "sign", "replay", "diff", "clean", "migrate"),
-    *("no-pickle", "policy", "schema", "sample", "doctor", "completion"),
+    *("mscore", "verify", "keygen", "sign", "replay", "diff", "clean", "migrate"),
+    *("patch", "no-pickle", "convert", "policy", "schema", "sample", "doctor", "completion"),
 )

@@ -17,7 +17,7 @@ from ..progress import Progress
 from ..record import digest
 from ..shipped import find, policies
 from .console import Talk, keep_quiet, shown, talk
-from .device import device_option
+from .device import Precision, Where, device_option, dtype_option
 from .output import Outputs, output_options, read_frameworks
 from .pictures import Embed
 from .plan import show_plan
@@ -40,6 +40,7 @@ from .run import (
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; audits/<name>-<plan digest> by default.")
 @click.option("--save-checkpoint", type=click.Path(path_type=Path), help="Save the patched model as a new folder.")
 @device_option
+@dtype_option
 @click.option("--no-images", is_flag=True, help="Do not keep the pictures that were judged.")
 @output_options
 @click.option("--dry-run", is_flag=True, help="Show the plan, and write nothing.")
@@ -51,6 +52,7 @@ def apply(
     out: Path | None,
     save_checkpoint: Path | None,
     device: str,
+    precision: Precision,
     no_images: bool,
     outputs: tuple[Path, ...],
     github: bool,
@@ -65,6 +67,7 @@ def apply(
     Interrupted, the same command goes on where it stopped; into a finished run, it re-uses what is there.
     """
     say = keep_quiet if quiet else talk
+    where = device, precision
     document, checkpoint = lint_manifest(manifest)
     rules, suite = lint_policy(find(policy, policies(), Path()))
     plan = compile_plan(document, suite, checkpoint)
@@ -79,25 +82,32 @@ def apply(
         return
     for warning in undecidable(plan, rules):
         say(f"warning: {warning}")
+    if finished_passes(run, plan) is None:
+        from ..model.fit import refuse_misfits
+        from ..model.placement import available_device
+
+        available_device(device)  # while nothing is written yet
+        refuse_misfits(checkpoint.folder)
     open_folder(run, plan)
     say(f"run folder: {shown(run)}")
     with reporting(quiet) as progress:
         started = time.monotonic()
-        passes = _forget(plan, checkpoint, run, device, say, progress)
+        passes = _forget(plan, checkpoint, run, where, say, progress)
         forgotten = time.monotonic()
-        audit = _audit(plan, checkpoint, run, passes, save_checkpoint, device, not no_images, say, progress)
+        audit = _audit(plan, checkpoint, run, passes, save_checkpoint, where, not no_images, say, progress)
     say(f"forgetting took {forgotten - started:.0f} s, auditing {time.monotonic() - forgotten:.0f} s")
     conclude(run, rules, plan, audit, passes, asked, say)
 
 
-def _forget(plan: Plan, checkpoint: Checkpoint, run: Path, device: str, say: Talk, progress: Progress) -> PassRecords:
+def _forget(plan: Plan, checkpoint: Checkpoint, run: Path, where: Where, say: Talk, progress: Progress) -> PassRecords:
     if (passes := finished_passes(run, plan)) is not None:
         say(f"re-using {shown(run / 'passes.json')} and its patch")
         return passes
     from ..forget.runner import run_plan
 
     unlist(run)
-    return run_plan(plan, checkpoint, run, device=device, progress=progress)
+    device, precision = where
+    return run_plan(plan, checkpoint, run, device=device, precision=precision, progress=progress)
 
 
 def _audit(
@@ -106,7 +116,7 @@ def _audit(
     run: Path,
     passes: PassRecords,
     save_to: Path | None,
-    device: str,
+    where: Where,
     keep_images: bool,
     say: Talk,
     progress: Progress,
@@ -120,21 +130,23 @@ def _audit(
             return audit
     from ..audit.auditor import run_audit
     from ..forget.patch import apply_patch, patched_digest
+    from ..forget.states import PassStates
     from ..model.checkpoint import load_pipeline, save_checkpoint
 
     # What is audited is what ships: the base and the patch, both read from disk again.
     patch, base_digest = run / "patch.safetensors", plan.base.identity
-    patched = load_pipeline(checkpoint.folder, device)
+    patched = load_pipeline(checkpoint.folder, *where)
     apply_patch(patched, patch, base_digest)
     if audit is None:
         unlist(run)
         audit = run_audit(
             plan,
-            load_pipeline(checkpoint.folder, device),
+            load_pipeline(checkpoint.folder, *where),
             patched,
             patched_digest=patched_digest(patch, base_digest),
             passes_digest=digest(passes),
             out=run,
+            states=PassStates(run, passes) if plan.between else None,
             keep_images=keep_images,
             progress=progress,
         )

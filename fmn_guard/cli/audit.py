@@ -16,7 +16,7 @@ from ..manifest import CheckpointRef
 from ..plan import compile_plan
 from ..shipped import find, policies
 from .console import emit_json, keep_quiet, shown, talk
-from .device import device_option
+from .device import Precision, device_option, dtype_option
 from .output import Outputs, output_options, read_frameworks
 from .pictures import Embed
 from .progress import reporting
@@ -31,6 +31,7 @@ from .spread import spread_options
 @click.option("--policy", default="default", show_default=True, help="Name or file of the policy that judges.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; named after plan and checkpoint by default.")
 @device_option
+@dtype_option
 @click.option("--measure-only", is_flag=True, help="Stop at audit.json, without a verdict.")
 @spread_options
 @click.option("--no-images", is_flag=True, help="Do not keep the pictures that were judged.")
@@ -44,6 +45,7 @@ def audit(
     policy: str,
     out: Path | None,
     device: str,
+    precision: Precision,
     measure_only: bool,
     store: Path | None,
     shard: Shard | None,
@@ -80,25 +82,37 @@ def audit(
         raise InputError(f"{shown(run)} holds the run of another checkpoint", hint="give another --out")
     for warning in undecidable(plan, rules):
         say(f"warning: {warning}")
+    if measured is not None and lacks_instrument(measured):
+        measured = None
+    if measured is None:
+        from ..model.fit import refuse_misfits
+        from ..model.placement import available_device
+
+        if executor == "inline" or device == "auto":  # workers have devices of their own, but all of one sort
+            device = str(available_device(device))
+        for each in (original, suspect):  # while nothing is written yet
+            refuse_misfits(each.folder)
     open_folder(run, plan)
     say(f"run folder: {shown(run)}")
-    if measured is not None and not lacks_instrument(measured):
+    if measured is not None:
         say(f"re-using {shown(run / 'audit.json')}")
     else:
         from ..audit.auditor import measure
+        from ..audit.stages import Models
         from ..model.checkpoint import load_pipeline
 
         unlist(run)
         with reporting(quiet) as progress:
             measured = measure(
                 plan,
-                {
-                    "base": partial(load_pipeline, original.folder, device),
-                    "patched": partial(load_pipeline, suspect.folder, device),
-                },
+                Models(
+                    partial(load_pipeline, original.folder, device, precision),
+                    partial(load_pipeline, suspect.folder, device, precision),
+                ),
                 patched_digest=suspect.facts.identity,
                 passes_digest=None,
                 device=device,
+                precision=precision,
                 out=run,
                 keep_images=not no_images,
                 kept_store=store,

@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ..errors import BrokenChain, InputError, RefusedArtefact
+from ..errors import BrokenChain
 from ..evidence import Audit
-from ..facts import Checkpoint, describe_checkpoint
 from ..gate import check_run
-from ..manifest import CheckpointRef
 from ..plan import Plan
-from ..record import Digest, read_record
-from .console import emit_json, shown
-from .device import device_option
+from ..record import read_record
+from .console import emit_json
+from .device import Precision, device_option, dtype_option
+from .models import audited_model, described
 from .progress import reporting
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-
     from ..audit.replay import Redrawn
 
 _NAMED = 5  # probes that the message names
@@ -48,6 +45,7 @@ def _share(ctx: click.Context, param: click.Parameter, value: str) -> float:
 @click.option("--base", help="Where the base is now, if not where the manifest said.")
 @click.option("--checkpoint", help="The audited checkpoint, of a run of `fmn-guard audit`.")
 @device_option
+@dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was drawn as one JSON document.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def replay(
@@ -58,6 +56,7 @@ def replay(
     base: str | None,
     checkpoint: str | None,
     device: str,
+    precision: Precision,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -69,17 +68,17 @@ def replay(
     """
     check_run(run)
     plan, audit = read_record(run / "plan.json", Plan), read_record(run / "audit.json", Audit)
-    original = _described(base or plan.base.reference, plan.base.identity, "--base")
+    original = described(base or plan.base.reference, plan.base.identity, "--base")
 
     from ..audit.replay import replay as draw_again
     from ..model.checkpoint import load_pipeline
 
-    patched = _patched(run, audit, original, checkpoint, device)
+    patched = audited_model(run, audit, original, checkpoint, (device, precision))
     with reporting(quiet) as progress:
         found = draw_again(
             plan,
             audit,
-            load_pipeline(original.folder, device),
+            load_pipeline(original.folder, device, precision),
             patched,
             share=share,
             seed=seed,
@@ -105,33 +104,3 @@ def replay(
 
 def _by(other: Redrawn) -> str:
     return "" if other.difference is None else f", by {other.difference:.2g} grey levels"
-
-
-def _described(reference: str, identity: Digest, option: str) -> Checkpoint:
-    found = describe_checkpoint(CheckpointRef(checkpoint=reference), Path())
-    if found.facts.identity != identity:
-        raise RefusedArtefact(
-            f"the run is of {identity[:19]}, {reference} is {found.facts.identity[:19]}",
-            hint=f"give the checkpoint of the run with {option}",
-        )
-    return found
-
-
-def _patched(
-    run: Path, audit: Audit, original: Checkpoint, checkpoint: str | None, device: str
-) -> StableDiffusionPipeline:
-    from ..forget.patch import apply_patch, patched_digest
-    from ..model.checkpoint import load_pipeline
-
-    if audit.passes_digest is None:
-        if checkpoint is None:
-            raise InputError(f"{shown(run)} is of a checkpoint that fmn-guard did not make", hint="give --checkpoint")
-        return load_pipeline(_described(checkpoint, audit.patched_digest, "--checkpoint").folder, device)
-    if checkpoint is not None:
-        raise InputError(f"{shown(run)} has a patch of its own", hint="leave --checkpoint out")
-    patch, identity = run / "patch.safetensors", original.facts.identity
-    if patched_digest(patch, identity) != audit.patched_digest:
-        raise BrokenChain(f"{patch} is not what audit.json measured", hint="restore it, or audit it again")
-    patched = load_pipeline(original.folder, device)
-    apply_patch(patched, patch, identity)
-    return patched

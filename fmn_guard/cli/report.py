@@ -10,6 +10,7 @@ from ..chain import read_files
 from ..evidence import Audit, PassRecords
 from ..gate import check_run, check_suite
 from ..lint import lint_policy
+from ..mscore import read_mscore
 from ..plan import Plan
 from ..record import read_record
 from ..report import judge
@@ -50,7 +51,7 @@ def report(
     else:
         rules, suite = lint_policy(find(policy, policies(), Path()))
         check_suite(plan, rules, suite)
-        result = judge(plan, audit, rules, passes, judged_on=today())
+        result = judge(plan, audit, rules, passes, mscore=read_mscore(run), judged_on=today())
     rendered = asked.rendered(result, plan, audit, passes)
     listed = read_files(run)
     written = list(rendered.paths)

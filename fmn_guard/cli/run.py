@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from ..chain import FILES, SIGNATURE, Files, read_files, write_files
+from ..chain import FILES, SIGNATURE, Files, leftovers, read_files, remove, write_files
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
 from ..gate import exit_code
 from ..index import INDEX, append_line
+from ..mscore import read_mscore
 from ..plan import Plan
 from ..policy import ReleasePolicy
 from ..record import digest, file_digest, read_record, write_atomic, write_record
@@ -108,7 +109,11 @@ def write_report(
 
 
 def list_files(run: Path, listed: Files | None, written: Iterable[Path], say: Talk) -> None:
-    """Writes ``files.json``, last of all: digests of what was just written, and of everything if there was none."""
+    """Writes ``files.json``, last of all: digests of what was just written, and of everything if there was none.
+
+    What killed commands left is removed: all that could go on from it is done.
+    """
+    remove(run, leftovers(run))
     if write_files(run, listed, written) and (run / SIGNATURE).exists():
         say(f"warning: {shown(run / SIGNATURE)} signs what was there before: sign again with `fmn-guard sign`")
 
@@ -132,7 +137,7 @@ def conclude(
     """Judges an audit as of today, writes the report and what else is asked for, prints the verdict, exits by it."""
     from ..render.terminal import verdict_table
 
-    report = judge(plan, audit, policy, passes, judged_on=today())
+    report = judge(plan, audit, policy, passes, mscore=read_mscore(run), judged_on=today())
     rendered = outputs.rendered(report, plan, audit, passes)
     listed = read_files(run)
     write_report(run, policy, report, plan, audit, passes, say)

@@ -10,8 +10,9 @@ import rich_click as click
 
 from ..facts import describe_checkpoint
 from ..manifest import CheckpointRef
+from ..suite import Sampler
 from .console import shown, talk
-from .device import device_option
+from .device import Precision, device_option, dtype_option
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +31,7 @@ CAPTION = 18  # pixels above a row
 @click.option("--steps", type=click.IntRange(1), default=15, show_default=True, help="Denoising steps.")
 @click.option("--guidance", type=click.FloatRange(1), default=4.0, show_default=True, help="Guidance scale.")
 @device_option
+@dtype_option
 @click.option(
     "-o",
     "--output",
@@ -47,6 +49,7 @@ def sample(
     steps: int,
     guidance: float,
     device: str,
+    precision: Precision,
     output: Path,
 ) -> None:
     """Draw a sheet of pictures: a row per prompt, the base on the left and the patched model on the right."""
@@ -57,12 +60,13 @@ def sample(
     from ..model.sampler import draw
 
     texts = [prompt for prompt in prompts for _ in range(count)]
+    sampler = Sampler(steps=steps, guidance=guidance)
     seeds = [seed + i for _ in prompts for i in range(count)]
-    pipeline = load_pipeline(base.folder, device)
-    columns = [draw(pipeline, texts, seeds, steps=steps, guidance=guidance)]
+    pipeline = load_pipeline(base.folder, device, precision)
+    columns = [draw(pipeline, texts, seeds, sampler)]
     if patch is not None:
         apply_patch(pipeline, patch, base.facts.identity)
-        columns.append(draw(pipeline, texts, seeds, steps=steps, guidance=guidance))
+        columns.append(draw(pipeline, texts, seeds, sampler))
     _sheet(prompts, count, columns).save(output)
     talk(f"wrote {shown(output)}")
 

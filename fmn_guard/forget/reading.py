@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ..model.attention import cross_attentions, seen_attention
+from ..model.conditioning import denoise, read_states
+from ..model.placement import in_double
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -48,7 +50,7 @@ def queries(
     with seen_attention(pipeline.unet, see):
         for start in range(0, len(x_t), _RECORDS):
             part = slice(start, start + _RECORDS)
-            pipeline.unet(x_t[part], t[part], text[part])
+            denoise(pipeline, x_t[part], t[part], text[part])
     order = torch.randperm(len(x_t) * _PIXELS, generator=generator)
     return {name: torch.cat(parts)[order.to(parts[0].device)] for name, parts in seen.items()}
 
@@ -72,6 +74,7 @@ def moments(
     Returns:
         Sums of r r^T and, zero without ``also``, of o r^T.
     """
+    text, also = read_states(pipeline, text), None if also is None else read_states(pipeline, also)
     own: Moments = {}
     crossed: Moments = {}
     for layer, module in cross_attentions(pipeline.unet).items():
@@ -83,7 +86,7 @@ def moments(
             states = text[part]
             turn = torch.arange(start * each, (start + len(states)) * each) % len(asked[name])
             query = asked[name][turn.to(text.device)].unflatten(0, (len(states), each))  # (B, each, heads, c)
-            key = module.head_to_batch_dim(module.to_k(states))
+            key = module.head_to_batch_dim(module.to_k(states.to(module.to_k.weight)))
             probs = module.get_attention_scores(query.transpose(1, 2).flatten(0, 1), key).unflatten(0, (-1, heads))
             read = _averaged(probs, states)
             own[name] += (read.mT @ read).cpu() / each
@@ -110,4 +113,4 @@ def noised(
 
 def _averaged(probs: Tensor, states: Tensor) -> Tensor:
     """(B, heads, P, T) by (B, T, d) -> (heads, B*P, d) float64: in single precision a moment can fall below zero."""
-    return torch.einsum("bhpt,btd->hbpd", probs, states).flatten(1, 2).double()
+    return in_double(torch.einsum("bhpt,btd->hbpd", probs.float(), states).flatten(1, 2))

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 from ..errors import PassError
 from ..evidence import PassRecord
 from ..model.attention import EditedLinear, speaking_as_base, watch_attention
-from ..model.sampler import text_states
+from ..model.conditioning import denoise, text_states
 from ..plan import PassSpec, TrainingPrompt
 from ..progress import Progress, silent
 from .closed_form import redirect
@@ -87,7 +88,7 @@ def resteer(
         PassError: the watched tokens got no attention at all, i.e. the hooks saw nothing.
     """
     named = text_states(pipeline, [p.text for p in spec.prompts])  # (M, T, d)
-    anchored = torch.stack([anchored_states(pipeline, spec, p) for p in spec.prompts])
+    anchored = anchored_states(pipeline, spec)
     generator = torch.Generator().manual_seed(spec.seed)
     seen = _Records(pipeline, layers, spec, latents, named, anchored, generator)
     before = {name: layer.edit for name, layer in layers.items()}
@@ -112,7 +113,7 @@ def resteer(
                 rows = seen.rows[part]
                 tape.wanted = watched_tokens([spec.prompts[i] for i in rows], named.shape[1]).to(named.device)
                 tape.masses.clear()
-                predicted = pipeline.unet(seen.x_t[part], seen.t[part], named[rows]).sample
+                predicted = denoise(pipeline, seen.x_t[part], seen.t[part], named[rows])
                 mass = tape.mass().mean()
                 error = (predicted - seen.target[part]).square().mean()
                 masses.append(mass.item())
@@ -143,16 +144,21 @@ def resteer(
         still_shown=tuple(looks),
         attention_mass=tuple(_shown(m) for m in masses),
         redirect_error=tuple(_shown(e) for e in errors),
-        drift=_shown(_drift(layers, retained.language)),
+        drift=_shown(drift_of(layers, retained.language)),
         images_digest=images_digest,
     )
 
 
-def anchored_states(pipeline: StableDiffusionPipeline, spec: PassSpec, prompt: TrainingPrompt) -> Tensor:
-    """(T, d), the states that a prompt should deliver instead of its own."""
-    anchor = text_states(pipeline, spec.anchors(prompt)).mean(0)
+def anchored_states(pipeline: StableDiffusionPipeline, spec: PassSpec) -> Tensor:
+    """(M, T, d), the states that each of a pass's sentences should deliver instead of its own."""
+    anchors = [spec.anchors(prompt) for prompt in spec.prompts]
+    texts = list(dict.fromkeys(chain(*anchors, (prompt.away for prompt in spec.prompts))))
+    states = dict(zip(texts, text_states(pipeline, texts), strict=True))
+    anchor = torch.stack([torch.stack([states[text] for text in each]).mean(0) for each in anchors])
+    away = torch.stack([states[prompt.away] for prompt in spec.prompts])
     # from some noise the base draws what is to go even where the anchor itself is asked for
-    return anchor + spec.repulsion * (anchor - text_states(pipeline, [prompt.away])[0])
+    beyond = torch.tensor([spec.repulsion if p.repulsion is None else p.repulsion for p in spec.prompts])
+    return anchor + beyond.to(anchor)[:, None, None] * (anchor - away)
 
 
 class _Records:
@@ -182,7 +188,7 @@ class _Records:
         self.rows = torch.randint(0, len(named), (len(self.t),), generator=generator)
         blocks = zip(*(part.split(_BATCH) for part in (self.x_t, self.t, anchored[self.rows])), strict=True)
         with speaking_as_base(layers):
-            self.target = torch.cat([pipeline.unet(x_t, t, text).sample for x_t, t, text in blocks])
+            self.target = torch.cat([denoise(pipeline, x_t, t, text) for x_t, t, text in blocks])
 
     def read(self) -> tuple[Moments, Moments]:
         """Mean moments of what the base reads of the name, by itself and with the anchor read in its place."""
@@ -255,14 +261,20 @@ def _size(parts: Sequence[Tensor]) -> float:
     return math.sqrt(sum(part.square().sum().item() for part in parts) / sum(part.numel() for part in parts))
 
 
-def _drift(layers: dict[str, EditedLinear], language: Moments) -> float:
-    """How far all edits move what is delivered of the language, relative to its size: 0 is not at all."""
+def drift_of(layers: dict[str, EditedLinear], language: Moments, since: dict[str, Tensor] | None = None) -> float:
+    """How far edits move what is delivered of the language, relative to its size: 0 is not at all.
+
+    Args:
+        layers: all layers.
+        language: its moments.
+        since: edits from which it is measured; from none by default.
+    """
 
     def energy(weight: Tensor, name: str) -> float:
         parts = layers[name].by_head(weight)
         return (parts @ language[name] * parts).sum().item()
 
-    moved = sum(energy(layer.edit, name) for name, layer in layers.items())
+    moved = sum(energy(layer.edit - since[name] if since else layer.edit, name) for name, layer in layers.items())
     return math.sqrt(moved / sum(energy(layer.frozen.weight, name) for name, layer in layers.items()))
 
 

@@ -10,8 +10,10 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
-from ..model.sampler import draw_latents, text_states
+from ..model.conditioning import text_states
+from ..model.sampler import draw_latents
 from ..plan import RetainSpec
 from ..sentences import vocabulary_sentences
 from ..suite import Sampler
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 _RECORDS = 4  # of a picture, at different times
-_BLOCK = 512  # sentences whose states are in memory at once
 _QUERIES = 8  # to a sentence
 _UNGUIDED_QUERIES = 4096  # to the empty prompt
 _SEED = 400_000_000  # far from the shipped suites' seeds
@@ -63,6 +64,7 @@ class RetainedLanguage:
     ) -> None:
         self._pipeline, self._sampler = pipeline, sampler
         self.sentences = vocabulary_sentences(words, seed)
+        self._states: dict[str, Tensor] = {}
         self._named = cache(self._moments_of)
         self._asked = cache(self._asked_by_pictures)
 
@@ -81,6 +83,11 @@ class RetainedLanguage:
         forgotten = [(1 / total, self._named(sentences, shown)) for sentences in spec.forgotten]
         return Retained(language, added((0.0, language), *forgotten))
 
+    def read_of(self, sentences: tuple[str, ...], spec: RetainSpec) -> Moments:
+        """Mean moments of what heads read of some sentences, at the same pictures."""
+        shown = tuple(self.retained(spec))[: spec.pictures]
+        return added((1 / len(sentences), self._named(sentences, shown)))
+
     def retained(self, spec: RetainSpec) -> list[str]:
         """The vocabulary's sentences that are read, without any of the excluded words."""
         excluded = spec.excluded_words
@@ -90,21 +97,17 @@ class RetainedLanguage:
 
     def _moments_of(self, sentences: tuple[str, ...], shown: tuple[str, ...], each: int = _QUERIES) -> Moments:
         """Sums over sentences, asked by pictures of the sentences ``shown``."""
-        asked = self._asked(shown)
-        blocks = [sentences[i : i + _BLOCK] for i in range(0, len(sentences), _BLOCK)]
-        sums = [moments(self._pipeline, asked, text_states(self._pipeline, block), each)[0] for block in blocks]
-        return added(*((1.0, part) for part in sums))
+        return moments(self._pipeline, self._asked(shown), self._states_of(sentences), each)[0]
+
+    def _states_of(self, sentences: Sequence[str]) -> Tensor:
+        """Text states (N, T, d), kept: passes read nearly the same sentences, and the text encoder never changes."""
+        new = [sentence for sentence in sentences if sentence not in self._states]
+        self._states.update(zip(new, text_states(self._pipeline, new), strict=True) if new else ())
+        return torch.stack([self._states[sentence] for sentence in sentences])
 
     def _asked_by_pictures(self, shown: tuple[str, ...]) -> Queries:
         generator = torch.Generator().manual_seed(zlib.crc32("\n".join(shown).encode()))
-        latents = draw_latents(
-            self._pipeline,
-            shown,
-            range(_SEED, _SEED + len(shown)),
-            steps=self._sampler.steps,
-            guidance=self._sampler.guidance,
-            size=self._sampler.size,
-            batch=8,
-        ).repeat(_RECORDS, 1, 1, 1)
+        seeds = range(_SEED, _SEED + len(shown))
+        latents = draw_latents(self._pipeline, shown, seeds, self._sampler, batch=8).repeat(_RECORDS, 1, 1, 1)
         x_t, t = noised(self._pipeline, latents, generator)
         return queries(self._pipeline, x_t, t, text_states(self._pipeline, shown).repeat(_RECORDS, 1, 1), generator)

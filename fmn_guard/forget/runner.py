@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -17,13 +17,21 @@ from ..evidence import PassRecord, PassRecords
 from ..facts import Checkpoint
 from ..model.attention import EditedLinear, edited_values, speaking_as_base
 from ..model.checkpoint import load_pipeline
+from ..model.conditioning import read_states, text_states
+from ..model.placement import Precision
 from ..model.sampler import draw_latents, encode, threads
 from ..plan import PassSpec, Plan, TrainingPrompt
 from ..progress import Progress, silent
-from ..record import Digest, Record, bytes_digest, write_atomic, write_record
-from .patch import write_patch
-from .resteer import resteer
+from ..record import Digest, Record, bytes_digest, digest, write_atomic, write_record
+from ..sequence import joined, passes_run
+from ..weights import unet_bytes
+from .factors import dense, store
+from .merge import Alone, merge
+from .patch import PATCH, Part, PartFacts, Patch, edits_after, pack, unpack, write_patch
+from .reading import Moments
+from .resteer import drift_of, resteer
 from .retain import RetainedLanguage
+from .rollback import within_budget
 from .watch import StopWatch
 
 if TYPE_CHECKING:
@@ -35,9 +43,15 @@ IMAGE_SEED = 500_000  # far from the shipped suites' seeds, lest an audit pictur
 
 
 def run_plan(
-    plan: Plan, checkpoint: Checkpoint, out: Path, *, device: str = "cpu", progress: Progress = silent
+    plan: Plan,
+    checkpoint: Checkpoint,
+    out: Path,
+    *,
+    device: str = "cpu",
+    precision: Precision = "float32",
+    progress: Progress = silent,
 ) -> PassRecords:
-    """Runs every pass on top of those before it.
+    """Runs every pass, in the plan's sequence.
 
     Killed at any moment, the same call goes on after the last pass that was written down and ends with
     the same patch as an unbroken run.
@@ -47,6 +61,7 @@ def run_plan(
         checkpoint: the base that the plan was made for.
         out: run folder; receives ``patch.safetensors`` and ``passes.json``.
         device: where to compute.
+        precision: in which the base is held meanwhile; edits are float32.
         progress: told of each step.
 
     Raises:
@@ -55,29 +70,83 @@ def run_plan(
     """
     _check(plan, checkpoint)
     out.mkdir(parents=True, exist_ok=True)
-    pipeline = load_pipeline(checkpoint.folder, device)
+    pipeline = load_pipeline(checkpoint.folder, device, precision)
     language = RetainedLanguage(pipeline, checkpoint.words(), plan.sampler)
+    ledger = _Ledger(out, plan.digest)
     with edited_values(pipeline.unet) as layers:
-        ledger = _Ledger(out, plan.digest)
-        records = ledger.resume(layers)
-        for spec in plan.passes[len(records) :]:
-            with threads(spec.threads):
-                records.append(_run_pass(pipeline, layers, spec, plan, checkpoint, language, progress))
-            ledger.keep(layers, records)
-        edits = {name: layer.edit for name, layer in layers.items()}
-        patch_digest = write_patch(
-            out / "patch.safetensors",
-            edits,
-            base_digest=plan.base.identity,
-            plan_digest=plan.digest,
-            concepts=[spec.slug for spec in plan.passes],
-        )
+        work = _Work(pipeline, layers, plan, checkpoint, language, unet_bytes(checkpoint.folder), progress)
+        records, parts = (_run_apart if plan.sequence == "merge" else _run_in_turn)(work, ledger)
+    patch_digest = write_patch(out / PATCH, Patch(plan.base.identity, work.unet_bytes, tuple(parts)))
     result = PassRecords(
         plan_digest=plan.digest, base_digest=plan.base.identity, passes=tuple(records), patch_digest=patch_digest
     )
     write_record(out / "passes.json", result)
     ledger.close()
     return result
+
+
+class _Work(NamedTuple):
+    """What every pass of a plan works with."""
+
+    pipeline: StableDiffusionPipeline
+    layers: dict[str, EditedLinear]
+    plan: Plan
+    checkpoint: Checkpoint
+    language: RetainedLanguage
+    unet_bytes: int
+    progress: Progress
+
+
+def _run_in_turn(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[Part]]:
+    """Each pass on top of those before it; a joint one is the only one."""
+    records, parts = ledger.resume()
+    for name, edit in edits_after(parts).items():
+        work.layers[name].edit = edit.to(work.layers[name].edit)
+    for spec in passes_run(work.plan)[len(records) :]:
+        _run_next(work, spec, ledger, records, parts)
+    return records, parts
+
+
+def _run_apart(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[Part]]:
+    """Each pass from the base alone, then all of them merged: the last record, and the only part of the patch."""
+    plan, layers, language = work.plan, work.layers, work.language
+    records, alone = ledger.resume()
+    for spec in plan.passes[len(records) :]:
+        for layer in layers.values():
+            layer.edit = torch.zeros_like(layer.edit)
+        _run_next(work, spec, ledger, records, alone)
+    whole = joined(plan.passes)
+    assert plan.merge_preserve is not None and whole.projection is not None
+    none = {name: torch.zeros_like(layer.edit) for name, layer in layers.items()}
+    with threads(whole.threads):
+        with speaking_as_base(layers):
+            retained = language.moments(whole.retain)
+            read = [
+                language.read_of(tuple(prompt.text for prompt in spec.prompts), whole.retain) for spec in plan.passes
+            ]
+            own = [none | edits_after([part]) for part in alone]
+            apart = [Alone(edits, each) for edits, each in zip(own, read, strict=True)]
+            merge(layers, apart, retained.language, plan.merge_preserve, whole.projection)
+        record = PassRecord(
+            slug="merge",
+            steps=0,
+            stopped="merged",
+            still_shown=(),
+            attention_mass=(),
+            redirect_error=(),
+            drift=round(drift_of(layers, retained.language), 6),
+            images_digest=digest([each.images_digest for each in records]),
+        )
+        part = _stored(work, none, whole, retained.whole, record)
+    return [*records, record], [part]
+
+
+def _run_next(work: _Work, spec: PassSpec, ledger: _Ledger, records: list[PassRecord], parts: list[Part]) -> None:
+    with threads(spec.threads):
+        record, part = _run_pass(work, spec)
+    records.append(record)
+    parts.append(part)
+    ledger.keep(records, parts)
 
 
 def _check(plan: Plan, checkpoint: Checkpoint) -> None:
@@ -94,24 +163,63 @@ def _check(plan: Plan, checkpoint: Checkpoint) -> None:
             )
 
 
-def _run_pass(
-    pipeline: StableDiffusionPipeline,
-    layers: dict[str, EditedLinear],
-    spec: PassSpec,
-    plan: Plan,
-    checkpoint: Checkpoint,
-    language: RetainedLanguage,
-    progress: Progress,
-) -> PassRecord:
-    latents = _pictures_to_forget(pipeline, layers, spec, plan, checkpoint)
+def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
+    pipeline, layers, plan = work.pipeline, work.layers, work.plan
+    specs = plan.passes if plan.sequence == "joint" else (spec,)
+    latents = torch.cat([_pictures_to_forget(pipeline, layers, each, plan, work.checkpoint) for each in specs])
     shown = bytes_digest(np.ascontiguousarray(latents.cpu().numpy()).tobytes())
     still_shown = None
     if spec.stop is not None and spec.steps:
-        still_shown = StopWatch(pipeline, spec.stop, plan.sampler, STOP_SEED + 1000 * spec.seed).still_shown
+        seeded = [(each.stop, STOP_SEED + 1000 * each.seed) for each in specs]
+        watches = [StopWatch(pipeline, stop, plan.sampler, seed) for stop, seed in seeded if stop]
+
+        def still_shown() -> float:
+            """Of the concept that is shown most."""
+            return max(watch.still_shown() for watch in watches)
+
     with speaking_as_base(layers):
-        anchors = _pictures_of_anchors(pipeline, spec, plan)
-        retained = language.moments(spec.retain)
-    return resteer(pipeline, layers, spec, torch.cat([latents, anchors]), retained, shown, still_shown, progress)
+        anchors = torch.cat([_pictures_of_anchors(pipeline, each, plan) for each in specs])
+        retained = work.language.moments(spec.retain)
+    seen = torch.cat([latents, anchors])
+    before = {name: layer.edit for name, layer in layers.items()}
+    record = within_budget(
+        layers,
+        spec,
+        retained.language,
+        lambda dose: resteer(pipeline, layers, dose, seen, retained, shown, still_shown, work.progress),
+    )
+    return record, _stored(work, before, spec, retained.whole, record)
+
+
+def _stored(work: _Work, before: dict[str, Tensor], spec: PassSpec, retained: Moments, record: PassRecord) -> Part:
+    """What a pass has added, as the patch will hold it; the layers go on from that."""
+    pipeline, layers = work.pipeline, work.layers
+    named = read_states(pipeline, text_states(pipeline, [prompt.text for prompt in spec.prompts]))
+    named = named.flatten(0, 1).cpu().double()
+    # what is read of the name is an average of its states: they hold every direction of it
+    read = {name: moment.mean(0) + named.T @ named / len(named) for name, moment in retained.items()}
+    stored = store(
+        {name: layer.edit - before[name] for name, layer in layers.items()},
+        {name: layer.frozen.weight for name, layer in layers.items()},
+        read,
+        spec.stored_as,
+        work.unet_bytes,
+    )
+    for name, layer in layers.items():
+        layer.edit = before[name]
+        if name in stored.edits:
+            layer.edit = before[name] + dense(stored.edits[name]).to(before[name])
+    metrics = {"steps": float(record.steps), "drift": record.drift, "error": round(stored.error, 6)}
+    if record.still_shown:
+        metrics["still_shown"] = record.still_shown[-1]
+    concepts = (spec.slug,) if spec in work.plan.passes else tuple(each.slug for each in work.plan.passes)
+    facts = PartFacts(
+        concepts=concepts,
+        kind=spec.kind if len(concepts) == 1 else None,
+        plan_digest=work.plan.digest,
+        metrics=metrics,
+    )
+    return Part(facts, stored.edits)
 
 
 def _pictures_to_forget(
@@ -145,21 +253,19 @@ def _pictured(spec: PassSpec) -> list[TrainingPrompt]:
 
 def _draw(pipeline: StableDiffusionPipeline, plan: Plan, prompts: list[str], first_seed: int) -> Tensor:
     seeds = range(first_seed, first_seed + len(prompts))
-    sampler = plan.sampler
-    return draw_latents(
-        pipeline, prompts, seeds, steps=sampler.steps, guidance=sampler.guidance, size=sampler.size, batch=8
-    )
+    return draw_latents(pipeline, prompts, seeds, plan.sampler, batch=8)
 
 
 class _Done(Record):
-    """What the edits in a ledger come from."""
+    """What the parts in a ledger come from."""
 
     plan_digest: Digest
     passes: tuple[PassRecord, ...]
+    parts: tuple[PartFacts, ...]
 
 
 class _Ledger:
-    """The edits and records so far, on disk after every pass; removed when the patch is written.
+    """Tensors and records so far, on disk after every pass; removed when the patch is written.
 
     One file, written at once: the records stand in the metadata of the edits they belong to.
     """
@@ -168,21 +274,21 @@ class _Ledger:
         self._path = out / "passes.partial.safetensors"
         self._plan_digest = plan_digest
 
-    def resume(self, layers: dict[str, EditedLinear]) -> list[PassRecord]:
-        if not self._path.exists():
-            return []
-        with safe_open(self._path, "pt") as file:
-            done = _Done.model_validate_json(file.metadata()["done"])
-            if done.plan_digest != self._plan_digest:
-                return []
-            for name, layer in layers.items():
-                layer.edit = file.get_tensor(name).to(layer.edit)
-        return list(done.passes)
+    def resume(self) -> tuple[list[PassRecord], list[Part]]:
+        try:
+            with safe_open(self._path, "pt") as file:
+                done = _Done.model_validate_json((file.metadata() or {}).get("done", ""))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if done.plan_digest == self._plan_digest:
+                return list(done.passes), list(unpack(done.parts, tensors))
+        except (SafetensorError, OSError, ValueError):  # there is none, or none of this version
+            pass
+        return [], []
 
-    def keep(self, layers: dict[str, EditedLinear], records: list[PassRecord]) -> None:
-        edits = {name: layer.edit.cpu().contiguous() for name, layer in layers.items()}
-        done = _Done(plan_digest=self._plan_digest, passes=tuple(records))
-        write_atomic(self._path, save(edits, {"done": done.model_dump_json()}))
+    def keep(self, records: list[PassRecord], parts: list[Part]) -> None:
+        facts = tuple(part.facts for part in parts)
+        done = _Done(plan_digest=self._plan_digest, passes=tuple(records), parts=facts)
+        write_atomic(self._path, save(pack(parts), {"done": done.model_dump_json()}))
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)

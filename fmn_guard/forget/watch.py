@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,12 @@ from ..suite import Sampler
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+
+
+@cache
+def _recogniser(name: str) -> ZeroShot:
+    """One for all passes, which ask for the same names."""
+    return ZeroShot(shipped_model(name))
 
 
 class StopWatch:
@@ -29,7 +36,7 @@ class StopWatch:
     def __init__(self, pipeline: StableDiffusionPipeline, stop: StopSpec, sampler: Sampler, first_seed: int) -> None:
         self._pipeline, self._stop, self._sampler = pipeline, stop, sampler
         self._next_seed = first_seed
-        self._recogniser = ZeroShot(shipped_model(stop.recogniser))
+        self._recogniser = _recogniser(stop.recogniser)
         readings = {
             frame: self._recogniser.text_vectors([frame.replace("{x}", name) for name in (stop.shown, *stop.others)])
             for frame in dict.fromkeys(stop.frames)
@@ -40,13 +47,6 @@ class StopWatch:
         """Mean probability, in [0, 1], that a stop picture shows the concept rather than anything else."""
         seeds = range(self._next_seed, self._next_seed + len(self._stop.prompts))
         self._next_seed = seeds.stop
-        latents = draw_latents(
-            self._pipeline,
-            self._stop.prompts,
-            seeds,
-            steps=self._sampler.steps,
-            guidance=self._sampler.guidance,
-            batch=self._sampler.batch,
-        )
+        latents = draw_latents(self._pipeline, self._stop.prompts, seeds, self._sampler)
         chosen = self._recogniser.choose(decode(self._pipeline, latents), self._readings)
         return chosen[:, 0].mean().item()

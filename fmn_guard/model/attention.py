@@ -109,7 +109,7 @@ def watch_attention(unet: UNet2DConditionModel, wanted: Tensor | None = None) ->
     tape = Tape(len(cross_attentions(unet)), torch.zeros(1, 1) if wanted is None else wanted)
 
     def see(_name: str, _query: Tensor, probs: Tensor) -> None:
-        tape.masses.append((probs.mean((1, 2)) * tape.wanted).sum(-1))  # (B, heads, P, T) -> (B, T) -> (B,)
+        tape.masses.append((probs.float().mean((1, 2)) * tape.wanted).sum(-1))  # (B, heads, P, T) -> (B, T) -> (B,)
 
     with seen_attention(unet, see):
         yield tape
@@ -117,6 +117,8 @@ def watch_attention(unet: UNet2DConditionModel, wanted: Tensor | None = None) ->
 
 class EditedLinear(nn.Module):
     """A frozen linear map plus an edit, head by head: W + E + F B, with E, B fixed and F trained.
+
+    The edit is float32 whatever the precision of the map: its steps would be lost in less.
 
     Args:
         frozen: the checkpoint's own layer.
@@ -133,7 +135,7 @@ class EditedLinear(nn.Module):
         super().__init__()
         self.frozen = frozen
         self.heads = heads
-        self.edit = torch.zeros_like(frozen.weight)
+        self.edit = torch.zeros_like(frozen.weight, dtype=torch.float32)
         self.free: Tensor | None = None
         self.basis: Tensor | None = None
         self.pristine = False
@@ -141,7 +143,7 @@ class EditedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., in) to (..., out)."""
         out: Tensor = self.frozen(x)
-        return out if self.pristine else out + x @ self._changed().T
+        return out if self.pristine else out + (x.to(self.edit) @ self._changed().T).to(out)
 
     def by_head(self, weight: Tensor) -> Tensor:
         """Splits a weight of this layer: (out, in) -> (heads, out / heads, in) float64, on the CPU."""

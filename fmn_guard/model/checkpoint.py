@@ -13,6 +13,10 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from ..errors import InputError
+from ..family import STABLE_DIFFUSION, family_of
+from ..tokens import read_tokens
+from ..weights import variant_of
+from .placement import Precision, available_device
 
 
 @contextmanager
@@ -34,51 +38,66 @@ def quiet() -> Iterator[None]:
 
 
 with quiet():  # importing it is what prints advice about torchvision
-    from diffusers import StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    from .fit import refuse_misfits, refuse_other_tokens
+
+_PIPELINES = {pipeline.__name__: pipeline for pipeline in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
 
 
-def load_pipeline(folder: Path, device: str = "cpu") -> StableDiffusionPipeline:
-    """Loads a diffusers folder: safetensors only, no remote code, no safety checker, float32.
+def load_pipeline(folder: Path, device: str = "cpu", precision: Precision = "float32") -> StableDiffusionPipeline:
+    """Loads a diffusers folder: safetensors only, no remote code, no safety checker.
 
     The safety checker is left out on purpose: an audit is about the weights that ship.
 
     Args:
         folder: a folder that `fmn_guard.facts.describe_checkpoint` has accepted.
-        device: ``cpu``, ``cuda`` or ``mps``.
+        device: see `available_device`.
+        precision: of the UNet and the text encoders; the autoencoder is float32, since some overflow in less.
 
     Raises:
-        InputError: a part is missing or does not fit its configuration.
+        InputError: a part is missing, or there is no such device.
+        RefusedArtefact: a part does not fit its configuration.
     """
+    place = available_device(device)
+    family = family_of(folder)
+    refuse_misfits(folder)
+    unused: dict[str, object] = {"feature_extractor": None, "image_encoder": None}
+    if family is STABLE_DIFFUSION:
+        unused |= {"safety_checker": None, "requires_safety_checker": False}
+    else:
+        unused |= {"add_watermarker": False}
     try:
         with quiet():
-            pipeline = StableDiffusionPipeline.from_pretrained(
+            pipeline = _PIPELINES[family.pipeline].from_pretrained(
                 folder,
+                variant=variant_of(folder, family.parts),
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
-                torch_dtype=torch.float32,
-                safety_checker=None,
-                feature_extractor=None,
-                image_encoder=None,
-                requires_safety_checker=False,
+                torch_dtype=getattr(torch, precision),
                 low_cpu_mem_usage=False,
+                **unused,
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
             f"{folder} cannot be loaded: {error}", hint="re-save it with diffusers' save_pretrained"
         ) from error
+    for name in family.tokenizers:
+        refuse_other_tokens(folder / name, read_tokens(folder / name), getattr(pipeline, name))
     pipeline.set_progress_bar_config(disable=True)
-    for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae):
-        part.eval().requires_grad_(False)
+    for part in family.parts:
+        getattr(pipeline, part).eval().requires_grad_(False)
     for part in (pipeline.unet, pipeline.vae):
         part.to(memory_format=torch.channels_last)  # a tenth faster on a CPU, the same weights
-    return pipeline.to(device)
+    pipeline.vae.float()
+    return pipeline.to(place)
 
 
 def save_checkpoint(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     """Saves a pipeline as a diffusers folder, whole or not at all.
 
-    Weights are written as float32, exactly as they were audited.
+    Weights are written exactly as they were audited, in the precision that they were loaded in.
 
     Raises:
         InputError: the folder exists and is not empty.

@@ -24,12 +24,17 @@ class ZeroShot:
         with quiet():
             self._model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).float().eval()
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        self._vectors: dict[str, Tensor] = {}
 
     @torch.inference_mode()
     def text_vectors(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors of texts: (len(texts), d)."""
-        tokens = self._tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return F.normalize(self._model.get_text_features(input_ids=tokens).pooler_output, dim=-1)
+        """Unit vectors of texts, each computed once: (len(texts), d)."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        if new:
+            tokens = self._tokenizer(new, padding="max_length", truncation=True, return_tensors="pt").input_ids
+            features = self._model.get_text_features(input_ids=tokens).pooler_output
+            self._vectors.update(zip(new, F.normalize(features, dim=-1), strict=True))
+        return torch.stack([self._vectors[text] for text in texts])
 
     @torch.inference_mode()
     def choose(self, pictures: Tensor, vectors: Tensor) -> Tensor:

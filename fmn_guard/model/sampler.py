@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..progress import Progress, silent
+from ..suite import Sampler
+from .conditioning import denoise, text_states
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -29,24 +31,6 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@torch.inference_mode()
-def text_states(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
-    """States of the text encoder's final layer.
-
-    Returns:
-        (len(prompts), T, d) float32, padded to the tokenizer's length T.
-    """
-    tokens = pipeline.tokenizer(
-        list(prompts),
-        padding="max_length",
-        max_length=pipeline.tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
-    )
-    blocks = tokens.input_ids.to(pipeline.device).split(256)
-    return torch.cat([pipeline.text_encoder(block).last_hidden_state for block in blocks])
-
-
 def starting_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int], size: int | None = None) -> Tensor:
     """Starting noise (len(seeds), C, h, w); each picture's depends on its own seed alone, drawn on the CPU."""
     channels = pipeline.unet.config.in_channels
@@ -60,11 +44,9 @@ def draw_latents(
     pipeline: StableDiffusionPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
+    sampler: Sampler,
     *,
-    steps: int,
-    guidance: float,
-    size: int | None = None,
-    batch: int = 16,
+    batch: int | None = None,
     progress: Progress = silent,
 ) -> Tensor:
     """Samples latents with DPM-Solver++ (2M) and classifier-free guidance.
@@ -73,10 +55,8 @@ def draw_latents(
         pipeline: the model.
         prompts: one a picture.
         seeds: one a picture.
-        steps: denoising steps.
-        guidance: guidance scale; 1 is none and costs half.
-        size: pixels; None for the checkpoint's own.
-        batch: pictures at once; changes the last bits of a picture.
+        sampler: how; its threads are the caller's to set.
+        batch: pictures at once, which changes the last bits of a picture; None for the sampler's.
         progress: told after each batch.
 
     Returns:
@@ -84,25 +64,26 @@ def draw_latents(
     """
     unique = list(dict.fromkeys(["", *prompts]))
     states = dict(zip(unique, text_states(pipeline, unique), strict=True))
+    batch = batch or sampler.batch
     drawn = []
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
-        x = starting_noise(pipeline, seeds[part], size).to(pipeline.device)
+        x = starting_noise(pipeline, seeds[part], sampler.size).to(pipeline.device)
         text = torch.stack([states[p] for p in prompts[part]])
-        if guidance > 1:
-            text = torch.cat([states[""].expand_as(text), text])
+        both_texts = torch.cat([states[""].expand_as(text), text])
         # stated in full: a checkpoint may ask for the stochastic variant, which draws from the global generator
         scheduler = DPMSolverMultistepScheduler.from_config(
             pipeline.scheduler.config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
         )
-        scheduler.set_timesteps(steps, device=pipeline.device)
+        scheduler.set_timesteps(sampler.steps, device=pipeline.device)
         x = x * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
-            both = torch.cat([x, x]) if guidance > 1 else x
-            predicted = pipeline.unet(scheduler.scale_model_input(both, t), t, text).sample
-            if guidance > 1:
-                free, guided = predicted.chunk(2)
-                predicted = free + guidance * (guided - free)
+        for step, t in enumerate(scheduler.timesteps):
+            scaled = scheduler.scale_model_input(x, t)
+            if sampler.guidance > 1 and step < sampler.steps - sampler.unguided:
+                free, named = denoise(pipeline, torch.cat([scaled, scaled]), t, both_texts).chunk(2)
+                predicted = free + sampler.guidance * (named - free)
+            else:
+                predicted = denoise(pipeline, scaled, t, text)
             x = scheduler.step(predicted, t, x).prev_sample
         drawn.append(x)
         progress("drawing", min(start + batch, len(prompts)), len(prompts))
@@ -133,12 +114,8 @@ def draw(
     pipeline: StableDiffusionPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    *,
-    steps: int,
-    guidance: float,
-    size: int | None = None,
-    batch: int = 16,
+    sampler: Sampler,
 ) -> list[Image.Image]:
     """Draws pictures; see `draw_latents`."""
-    latents = draw_latents(pipeline, prompts, seeds, steps=steps, guidance=guidance, size=size, batch=batch)
+    latents = draw_latents(pipeline, prompts, seeds, sampler)
     return [Image.fromarray(pixels) for pixels in to_pixels(decode(pipeline, latents))]

@@ -109,7 +109,8 @@ def _model(report: Report, plan: Plan, passes: PassRecords | None, names: Public
     if passes is not None:
         model["pedigree"] = {
             "ancestors": [base],
-            "notes": f"{len(passes.passes)} Forget-Me-Not passes; patch.safetensors holds the difference.",
+            "notes": f"{sum(done.stopped != 'merged' for done in passes.passes)} Forget-Me-Not passes; "
+            "patch.safetensors holds the difference.",
         }
         # The only digest that is one of a file's bytes, which is what a hash says.
         content = passes.patch_digest.removeprefix("sha256:")

@@ -9,11 +9,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..evidence import PassRecords
+from ..evidence import MatrixCell, PassMatrix, PassRecords
 from ..frameworks import ControlEvidence
 from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
+from ..sequence import IN_WORDS
 from .controls import Answer, Frameworks, answers, rests_on
+from .inversion import figure, floor_words
 from .text import confidence, one_line, share, short
 
 
@@ -24,9 +26,11 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks:
         "Findings": _findings(report),
         "Waivers": _waivers(report),
         "Retained": retained(report),
+        "Concepts by passes": _matrix(report.matrix),
         "Drawn instead": _drawn(report),
+        "M-Score": _mscore(report),
         "Detectors": _detectors(report),
-        "Passes": _passes(passes),
+        "Passes": _passes(passes, plan),
         "Pictures": _pictures(report),
         "Warnings": bullets(map(cell, report.warnings)),
         "Not tested": bullets(map(cell, report.not_tested)),
@@ -138,6 +142,35 @@ def _drawn(report: Report) -> Iterator[str]:
     yield from table(("Asked for", "What the patched pictures are most like"), rows)
 
 
+def _mscore(report: Report) -> Iterator[str]:
+    found = report.mscore
+    if found is None:
+        return
+    yield (
+        f"What textual inversion finds on either model, from the word {cell(found.word)}, over {found.seeds} seeds of "
+        f"{found.steps} steps. Measured, and judged by no rule. {floor_words(found)}"
+    )
+    yield ""
+    header = (
+        "Concept",
+        "Role",
+        "M0 (base)",
+        "M1 (patched)",
+        "Drop",
+        "Base and patched alike",
+        "Seeds alike",
+        "Reading",
+    )
+    rows = ((r.phrase, r.role, *map(figure, (r.m0, r.m1, r.drop, r.between, r.among)), r.reading) for r in found.rows)
+    yield from table(header, rows)
+    yield ""
+    yield "In how many pictures that each model draws by its own inverted tokens the concept is recognised:"
+    yield ""
+    replays = ((row, r) for row in found.rows for r in row.replays)
+    columns = ("Concept", "Role", "Tokens", "Recognised, patched", f"{confidence(report)} interval")
+    yield from table(columns, ((row.phrase, row.role, str(r.tokens), r.words, str(r.interval)) for row, r in replays))
+
+
 def _detectors(report: Report) -> Iterator[str]:
     header = ("Detector", "Class", "Score from", "Base: pictures", "boxes", "Patched: pictures", "boxes", "Failed")
     yield from table(header, (_tally_row(t) for t in report.tallies))
@@ -148,7 +181,10 @@ def _tally_row(t: DetectorTally) -> tuple[str, ...]:
     return t.detector, t.label, f"{t.threshold:g}", *map(str, counts)
 
 
-def _passes(passes: PassRecords | None) -> Iterator[str]:
+def _passes(passes: PassRecords | None, plan: Plan) -> Iterator[str]:
+    if passes and plan.sequence != "sequential":
+        yield f"Concepts were forgotten {IN_WORDS[plan.sequence]}."
+        yield ""
     header = (
         "Pass",
         "Steps",
@@ -169,6 +205,20 @@ def _passes(passes: PassRecords | None) -> Iterator[str]:
         for p in (passes.passes if passes else ())
     )
     yield from table(header, rows)
+
+
+def _matrix(matrix: PassMatrix | None) -> Iterator[str]:
+    if matrix is not None:
+        yield "How often each was shown after each pass. Between passes few pictures are drawn, and none is judged."
+        yield ""
+        header = ("Shown", "Base", *(f"After {done}" for done in range(1, len(matrix.concepts) + 1)))
+        named = [(f"{done} {row.name}", row) for done, row in enumerate(matrix.concepts, start=1)]
+        rows = [*named, ("retained", matrix.retained)]
+        yield from table(header, ((name, *map(_shown, (row.base, *row.after))) for name, row in rows))
+
+
+def _shown(cell: MatrixCell | None) -> str:
+    return f"{share(cell.share)} of {cell.n}" if cell else ""
 
 
 def _controls(told: Iterable[Answer]) -> Iterator[str]:

@@ -7,8 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..cost import Cost
+from ..matrix import in_brief
 from ..plan import Plan
 from ..report import Outcome, Report
+from ..sequence import IN_WORDS
 from ..stats import percent
 from .controls import Frameworks, framework_lines
 
@@ -59,13 +61,16 @@ def _caption(report: Report, frameworks: Frameworks) -> Text:
         if use.state != "in force"
     ]
     lines = lines or ["Every finding passes." if report.findings else "No rule found anything to judge."]
+    if report.matrix:
+        lines.append(in_brief(report.matrix))
     return Text("\n".join([*lines, *framework_lines(report, frameworks)]))
 
 
 def plan_table(plan: Plan, cost: Cost) -> Table:
     """One line per pass, then what the whole plan costs; fits 80 columns."""
+    how = f", {IN_WORDS[plan.sequence]}" if cost.passes > 1 else ""
     table = Table(
-        title=Text(f"{plan.name}: {cost.passes} passes, suite {plan.suite}"),
+        title=Text(f"{plan.name}: {cost.passes} passes{how}, suite {plan.suite}"),
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -84,7 +89,8 @@ def plan_table(plan: Plan, cost: Cost) -> Table:
     table.add_section()
     table.add_row("", "what must stay", "retained", "", "", str(retained))
     table.caption = Text(
-        f"at most {cost.training_steps:,} training steps, {cost.images:,} pictures, "
+        f"at most {cost.training_steps:,} training steps, {cost.images:,} pictures"
+        f"{f' ({cost.between:,} between passes)' if cost.between else ''}, "
         f"{cost.unet_evaluations:,} UNet evaluations"
     )
     return table

@@ -19,6 +19,7 @@ from fmn_guard.assembly import Shard, batches_of, finish, one_head, partial_stor
 from fmn_guard.audit.auditor import measure
 from fmn_guard.audit.drawing import draw_batch
 from fmn_guard.audit.executors import inline
+from fmn_guard.audit.stages import Models
 from fmn_guard.evidence import Audit
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.plan import Plan
@@ -48,8 +49,7 @@ def unbroken(plan: Plan, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPat
 
 def measured(plan: Plan, checkpoint: Path, out: Path, **how: object) -> Audit | None:
     load = partial(load_pipeline, checkpoint)
-    models = {"base": load, "patched": load}
-    return measure(plan, models, patched_digest=PATCHED, passes_digest=None, out=out, **how)  # type: ignore[arg-type]
+    return measure(plan, Models(load, load), patched_digest=PATCHED, passes_digest=None, out=out, **how)  # type: ignore[arg-type]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -99,13 +99,14 @@ def test_audit_without_a_shard_draws_what_the_shards_in_its_folder_left_out(
 
     monkeypatch.setattr(inline, "draw_batch", counted)
     measured(plan, tiny_checkpoint, tmp_path)
-    pictures = [batch for batch in batches_of(plan) if batch.purpose == "pictures"]
-    assert drawn == len(pictures) - sum(b.purpose == "pictures" for b in Shard(2, 3).share(batches_of(plan)))
+    batches = batches_of(plan, between=False)
+    left = [batch for batch in batches if batch not in Shard(2, 3).share(batches)]
+    assert drawn == sum(batch.purpose == "pictures" for batch in left)
     assert content(tmp_path) == content(unbroken)
 
 
 def test_shards_share_out_every_batch_once(plan: Plan) -> None:
-    batches = batches_of(plan)
+    batches = batches_of(plan, between=False)
     for of in (1, 2, 5, 100):
         shares = [each for number in range(1, of + 1) for each in Shard(number, of).share(batches)]
         assert sorted(map(repr, shares)) == sorted(map(repr, batches))
@@ -118,9 +119,9 @@ def test_kept_store_draws_nothing_twice(plan: Plan, tiny_checkpoint: Path, unbro
     def refuse() -> None:
         raise AssertionError("nothing has to be drawn")
 
-    models = {"base": refuse, "patched": refuse}
+    models = Models(refuse, refuse)  # type: ignore[arg-type]
     out = tmp_path / "second"
-    again = measure(plan, models, patched_digest=PATCHED, passes_digest=None, out=out, kept_store=store)  # type: ignore[arg-type]
+    again = measure(plan, models, patched_digest=PATCHED, passes_digest=None, out=out, kept_store=store)
     assert again == first
     assert content(out) == content(unbroken)
 
@@ -156,6 +157,7 @@ import fmn_guard.store as store
 from fmn_guard.audit.auditor import measure
 from fmn_guard.audit.drawing import draw_batch
 from fmn_guard.audit.executors import inline
+from fmn_guard.audit.stages import Models
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.plan import Plan
 from fmn_guard.record import read_record
@@ -167,7 +169,7 @@ def told(self, results):
     real(self, results)
     print("added", flush=True)
 store.Store.add = told
-measure(read_record(Path(plan), Plan), {"base": load, "patched": load}, patched_digest=patched, passes_digest=None,
+measure(read_record(Path(plan), Plan), Models(load, load), patched_digest=patched, passes_digest=None,
         out=Path(out))
 """
 

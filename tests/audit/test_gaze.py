@@ -50,7 +50,7 @@ def test_map_is_the_mean_of_what_plain_processors_compute(plan, watched, model, 
     monkeypatch.setattr(Attention, "get_attention_scores", noted)
     model.unet.set_attn_processor(AttnProcessor())
     sampler = plan.sampler
-    draw_latents(model, [probe.prompt], [probe.seed], steps=sampler.steps, guidance=sampler.guidance)
+    draw_latents(model, [probe.prompt], [probe.seed], sampler)
     assert len(looks) == sampler.steps * len(cross_attentions(model.unet))
     expected = np.mean(looks, 0)
     assert seen.mass == pytest.approx(expected.mean(), abs=1e-5)

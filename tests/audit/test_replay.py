@@ -28,6 +28,7 @@ from fmn_guard.record import bytes_digest, digest, read_record, write_record
 from fmn_guard.report import judge
 
 from ..builder import make_passes, make_policy
+from ..patched import make_patch
 from .test_auditor import plan_for
 
 
@@ -42,12 +43,9 @@ def run(plan: Plan, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     """A finished run with a patch that changes what is drawn."""
     folder = tmp_path_factory.mktemp("run")
     base, patched = load_pipeline(tiny_checkpoint), load_pipeline(tiny_checkpoint)
-    name, weight = next((n, p) for n, p in base.unet.named_parameters() if n.endswith("attn2.to_v.weight"))
-    edit = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     identity = plan.base.identity
     patch = folder / "patch.safetensors"
-    made = write_patch(patch, {name: edit}, base_digest=identity, plan_digest=plan.digest, concepts=["lion"])
-    passes = make_passes(plan, made)
+    passes = make_passes(plan, write_patch(patch, make_patch(tiny_checkpoint)))
     apply_patch(patched, patch, identity)
     audit = run_audit(
         plan,

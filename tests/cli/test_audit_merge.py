@@ -43,7 +43,7 @@ def shards(tmp_path: Path) -> list[Path]:
         folder.mkdir()
         shard = Shard(number, OF)
         write_record(folder / "plan.json", run.plan)
-        fill(partial_store(folder, shard), run.plan, audit, shard.share(batches_of(run.plan)))
+        fill(partial_store(folder, shard), run.plan, audit, shard.share(batches_of(run.plan, between=False)))
     return folders
 
 

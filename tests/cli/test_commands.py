@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from fmn_guard import cli
 from fmn_guard.chain import write_files
 from fmn_guard.cli.console import keep_quiet
+from fmn_guard.cli.patch import patch
 from fmn_guard.cli.policy import policy
 from fmn_guard.cli.program import Program
 from fmn_guard.cli.run import lacks_instrument, write_report
@@ -59,7 +60,12 @@ def _failing(raised: BaseException) -> click.Group:
     return Program("program", commands={"fail": click.Command("fail", callback=fail)})
 
 
-@pytest.mark.parametrize("command", [*cli.main.commands, *(f"policy {name}" for name in policy.commands)])
+GROUPS = {"patch": patch, "policy": policy}
+
+
+@pytest.mark.parametrize(
+    "command", [*cli.main.commands, *(f"{name} {each}" for name, group in GROUPS.items() for each in group.commands)]
+)
 def test_command_has_help(command: str) -> None:
     result = _run(*command.split(), "--help")
     assert result.exit_code == 0

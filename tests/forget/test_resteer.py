@@ -11,7 +11,7 @@ from fmn_guard.forget.resteer import Descent, anchored_states, resteer, watched_
 from fmn_guard.forget.retain import Retained
 from fmn_guard.model.attention import edited_values
 from fmn_guard.model.checkpoint import load_pipeline
-from fmn_guard.model.sampler import text_states
+from fmn_guard.model.conditioning import text_states
 from fmn_guard.plan import PassSpec, RetainSpec, StopSpec, TrainingPrompt
 
 PROMPTS = (
@@ -258,14 +258,14 @@ def test_a_pass_that_never_clears_ends_at_its_ceiling(pipeline, latents, retaine
 def test_a_correction_is_anchored_beyond_the_expected_reading_away_from_the_dominant_one(pipeline):
     prompt = TrainingPrompt(text="a photo of lion", anchor="a photo of tiger", positions=(4,), away="a photo of dog")
     expected, dominant = text_states(pipeline, ["a photo of tiger", "a photo of dog"])
-    states = anchored_states(pipeline, spec(prompts=(prompt,), repulsion=0.5), prompt)
+    (states,) = anchored_states(pipeline, spec(prompts=(prompt,), repulsion=0.5))
     torch.testing.assert_close(states, 1.5 * expected - 0.5 * dominant)
 
 
 def test_a_concept_is_anchored_beyond_the_mean_of_its_stand_ins_away_from_itself(pipeline):
     prompt = TrainingPrompt(text="a photo of lion", anchor="a photo of {x}", positions=(4,), away="a photo of lion")
     own, *others = text_states(pipeline, ["a photo of lion", "a photo of tiger", "a photo of dog"])
-    states = anchored_states(pipeline, spec(repulsion=0.5), prompt)
+    (states,) = anchored_states(pipeline, spec(prompts=(prompt,), repulsion=0.5))
     torch.testing.assert_close(states, 1.5 * sum(others) / 2 - 0.5 * own)
 
 

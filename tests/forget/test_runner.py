@@ -9,7 +9,7 @@ from PIL import Image
 
 from fmn_guard.facts import describe_checkpoint
 from fmn_guard.forget import runner
-from fmn_guard.forget.patch import read_patch
+from fmn_guard.forget.patch import edits_after, read_patch
 from fmn_guard.forget.runner import run_plan
 from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.plan import compile_plan
@@ -30,7 +30,18 @@ def planned(folder, beside, concepts, **eraser):
         },
     }
     checkpoint = describe_checkpoint(CheckpointRef(checkpoint=str(folder)), beside)
-    return compile_plan(parse_plain(document, Manifest), load_suite(suites() / "smoke"), checkpoint), checkpoint
+    plan = compile_plan(parse_plain(document, Manifest), load_suite(suites() / "smoke"), checkpoint)
+    return smaller(plan), checkpoint
+
+
+def smaller(plan):
+    """The same passes with less of a language to keep, and on one thread: seconds instead of minutes."""
+    passes = []
+    for spec in plan.passes:
+        retain = spec.retain.model_copy(update={"sentences": 40, "pictures": 4})
+        less = {"retain": retain, "stand_ins": spec.stand_ins[:2], "threads": 1}
+        passes.append(spec.model_copy(update=less))
+    return plan.model_copy(update={"passes": tuple(passes)})
 
 
 THREE = [
@@ -44,10 +55,11 @@ def test_passes_run_in_the_manifest_s_order_and_leave_a_patch_bound_to_the_base(
     plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE)
     records = run_plan(plan, checkpoint, tmp_path)
     assert [r.slug for r in records.passes] == ["lion", "ink-drawing", "pistol"]
-    facts, edits = read_patch(tmp_path / "patch.safetensors")
-    assert facts.base_digest == checkpoint.facts.identity
-    assert facts.plan_digest == plan.digest
-    assert edits
+    patch = read_patch(tmp_path / "patch.safetensors")
+    assert patch.base_digest == checkpoint.facts.identity
+    assert patch.concepts == ("lion", "ink-drawing", "pistol")
+    assert [part.facts.kind for part in patch.parts] == ["object", "style", "nsfw"]
+    assert all(part.facts.plan_digest == plan.digest and part.edits for part in patch.parts)
 
 
 def test_killed_after_any_pass_the_same_call_ends_with_the_same_patch(tiny_checkpoint, tmp_path, monkeypatch):
@@ -60,18 +72,18 @@ def test_killed_after_any_pass_the_same_call_ends_with_the_same_patch(tiny_check
         out.mkdir()
         done = []
 
-        def dies(pipeline, layers, spec, *rest, done=done, survives=survives):
+        def dies(work, spec, done=done, survives=survives):
             if len(done) == survives:
                 raise KeyboardInterrupt
             done.append(spec.slug)
-            return real(pipeline, layers, spec, *rest)
+            return real(work, spec)
 
         monkeypatch.setattr(runner, "_run_pass", dies)
         with pytest.raises(KeyboardInterrupt):
             run_plan(plan, checkpoint, out)
         assert not (out / "passes.json").exists()
         resumed = []
-        monkeypatch.setattr(runner, "_run_pass", lambda *args, seen=resumed: seen.append(args[2].slug) or real(*args))
+        monkeypatch.setattr(runner, "_run_pass", lambda *args, seen=resumed: seen.append(args[1].slug) or real(*args))
         assert run_plan(plan, checkpoint, out) == whole
         assert resumed == ["lion", "ink-drawing", "pistol"][survives:]
         assert not list(out.glob("*.partial*"))
@@ -92,7 +104,7 @@ def test_a_partial_run_of_another_plan_is_not_resumed(tiny_checkpoint, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         run_plan(plan, checkpoint, tmp_path)
     seen = []
-    monkeypatch.setattr(runner, "_run_pass", lambda *args: seen.append(args[2].slug) or real(*args))
+    monkeypatch.setattr(runner, "_run_pass", lambda *args: seen.append(args[1].slug) or real(*args))
     run_plan(other, checkpoint, tmp_path)
     assert seen == ["lion", "ink-drawing", "pistol"]
 
@@ -101,7 +113,7 @@ def test_no_steps_leave_an_empty_patch(tiny_checkpoint, tmp_path):
     plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE, steps=0)
     records = run_plan(plan, checkpoint, tmp_path)
     assert {r.stopped for r in records.passes} == {"no-steps"}
-    assert read_patch(tmp_path / "patch.safetensors")[1] == {}
+    assert all(part.edits == {} for part in read_patch(tmp_path / "patch.safetensors").parts)
 
 
 def test_given_pictures_are_used_and_their_content_is_in_the_plan(tiny_checkpoint, tmp_path):
@@ -127,3 +139,51 @@ def test_the_base_weights_are_never_changed(tiny_checkpoint, tmp_path, monkeypat
     run_plan(plan, checkpoint, tmp_path)
     fresh = real(tiny_checkpoint).unet.state_dict()
     assert all(torch.equal(fresh[name], weight) for name, weight in loaded[0].unet.state_dict().items())
+
+
+def test_joint_pass_is_one_over_all_concepts(tiny_checkpoint, tmp_path):
+    plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE, sequence="joint")
+    records = run_plan(plan, checkpoint, tmp_path)
+    assert [(r.slug, r.steps) for r in records.passes] == [("joint", 3 * 2)]
+    [part] = read_patch(tmp_path / "patch.safetensors").parts
+    assert (part.facts.concepts, part.facts.kind) == (("lion", "ink-drawing", "pistol"), None)
+    assert part.edits
+
+
+def test_joint_pass_over_one_concept_is_the_pass_of_that_concept(tiny_checkpoint, tmp_path):
+    patches = []
+    for sequence in ("joint", "sequential"):
+        plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE[:1], sequence=sequence)
+        run_plan(plan, checkpoint, tmp_path / sequence)
+        patches.append(edits_after(read_patch(tmp_path / sequence / "patch.safetensors").parts))
+    assert patches[0].keys() == patches[1].keys()
+    assert all(torch.equal(patches[0][name], edit) for name, edit in patches[1].items())
+
+
+def test_merged_passes_each_start_from_the_base_and_resume_to_the_same_patch(tiny_checkpoint, tmp_path, monkeypatch):
+    plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE[:2], sequence="merge")
+    real, begun = runner._run_pass, []
+
+    def seen(work, spec):
+        begun.append((spec.slug, any(layer.edit.any() for layer in work.layers.values())))
+        return real(work, spec)
+
+    monkeypatch.setattr(runner, "_run_pass", seen)
+    whole = run_plan(plan, checkpoint, tmp_path / "whole")
+    assert begun == [("lion", False), ("ink-drawing", False)]
+    assert [(r.slug, r.stopped) for r in whole.passes][-1] == ("merge", "merged")
+    assert whole.passes[-1].drift > 0
+    [part] = read_patch(tmp_path / "whole" / "patch.safetensors").parts
+    assert part.facts.concepts == ("lion", "ink-drawing")
+
+    def dies(*args):
+        if args[1].slug == "ink-drawing":
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(runner, "_run_pass", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run_plan(plan, checkpoint, tmp_path / "cut")
+    monkeypatch.setattr(runner, "_run_pass", real)
+    assert run_plan(plan, checkpoint, tmp_path / "cut") == whole
+    assert not list((tmp_path / "cut").glob("*.partial*"))

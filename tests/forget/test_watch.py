@@ -12,9 +12,9 @@ from fmn_guard.suite import Sampler
 def test_each_look_draws_other_pictures_and_gives_a_probability(monkeypatch):
     drawn, draw = [], watch.draw_latents
 
-    def spy(pipeline, prompts, seeds, **settings):
+    def spy(pipeline, prompts, seeds, sampler):
         drawn.append((tuple(prompts), tuple(seeds)))
-        return draw(pipeline, prompts, seeds, **settings)
+        return draw(pipeline, prompts, seeds, sampler)
 
     monkeypatch.setattr(watch, "draw_latents", spy)
     prompts = ("a photo of a lion", "a photo of a lion on the left")

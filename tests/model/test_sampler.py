@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 
 from fmn_guard.model.checkpoint import load_pipeline
+from fmn_guard.model.conditioning import text_states
 from fmn_guard.model.sampler import decode, draw, draw_latents, encode, starting_noise, threads, to_pixels
+from fmn_guard.suite import Sampler
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +21,34 @@ def pipeline(tiny_checkpoint):
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_latents_equal_those_of_the_stock_pipeline(pipeline, guidance):
     noise = starting_noise(pipeline, [3])
-    ours = draw_latents(pipeline, ["a photo of a lion"], [3], steps=4, guidance=guidance)
+    ours = draw_latents(pipeline, ["a photo of a lion"], [3], Sampler(steps=4, guidance=guidance))
     stock = pipeline(
         "a photo of a lion", num_inference_steps=4, guidance_scale=guidance, latents=noise, output_type="latent"
     ).images
     torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4)
+
+
+def test_last_steps_without_guidance_take_the_prompt_s_own_prediction(pipeline, monkeypatch):
+    asked, forward = [], pipeline.unet.forward
+
+    def counted(x, t, text, **settings):
+        asked.append(len(x))
+        return forward(x, t, text, **settings)
+
+    monkeypatch.setattr(pipeline.unet, "forward", counted)
+    noise, states = starting_noise(pipeline, [3]), text_states(pipeline, ["", "a photo of a lion"])
+    sampler = Sampler(steps=3, guidance=4.0, unguided=2)
+    ours = draw_latents(pipeline, ["a photo of a lion"], [3], sampler)
+    assert asked == [2, 1, 1] and sum(asked) == sampler.evaluations
+
+    scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, final_sigmas_type="zero")
+    scheduler.set_timesteps(3)
+    x = noise * scheduler.init_noise_sigma
+    for scale, t in zip((4.0, 1.0, 1.0), scheduler.timesteps, strict=True):
+        with torch.no_grad():
+            free, named = (forward(x, t, state[None]).sample for state in states)
+        x = scheduler.step(free + scale * (named - free), t, x).prev_sample
+    torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
 
 
 def test_starting_noise_depends_on_the_picture_s_own_seed_alone(pipeline):
@@ -32,12 +58,12 @@ def test_starting_noise_depends_on_the_picture_s_own_seed_alone(pipeline):
 
 def test_same_prompts_seeds_and_batch_give_the_same_pixels(pipeline):
     prompts, seeds = ["a lion", "a rose", ""], [5, 6, 7]
-    first, second = (draw(pipeline, prompts, seeds, steps=3, guidance=3.0, batch=2) for _ in range(2))
+    first, second = (draw(pipeline, prompts, seeds, Sampler(steps=3, guidance=3.0, batch=2)) for _ in range(2))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_seed_and_prompt_both_matter(pipeline):
-    pictures = draw(pipeline, ["a lion", "a lion", "a rose"], [5, 6, 5], steps=3, guidance=3.0)
+    pictures = draw(pipeline, ["a lion", "a lion", "a rose"], [5, 6, 5], Sampler(steps=3, guidance=3.0))
     a, b, c = (np.asarray(p) for p in pictures)
     assert not np.array_equal(a, b)
     assert not np.array_equal(a, c)

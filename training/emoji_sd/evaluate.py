@@ -18,6 +18,7 @@ from fmn_guard.audit.detectors.builtin_judge import BuiltinJudge
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.sampler import decode, draw_latents, to_pixels
 from fmn_guard.record import write_atomic
+from fmn_guard.suite import Sampler
 
 from . import clip
 from .captions import article
@@ -85,11 +86,11 @@ class Drawn:
         began = time.perf_counter()
         self._pipeline = load_pipeline(MODELS / "emoji-sd")
         self.load_seconds = time.perf_counter() - began
-        self._judge, self._steps, self._guidance = judge, steps, guidance
+        self._judge, self._sampler = judge, Sampler(steps=steps, guidance=guidance, batch=32)
 
     def pixels(self, prompts: list[str], first_seed: int) -> np.ndarray:
         seeds = [first_seed + i for i in range(len(prompts))]
-        latents = draw_latents(self._pipeline, prompts, seeds, steps=self._steps, guidance=self._guidance, batch=32)
+        latents = draw_latents(self._pipeline, prompts, seeds, self._sampler)
         return to_pixels(decode(self._pipeline, latents))
 
     def scores(self, prompts: list[str], first_seed: int) -> list[dict[str, float]]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Generator, Sequence
+from typing import NamedTuple, Protocol
 
 from ...assembly import Batch
-from ...evidence import Side
 from ...plan import Plan
 from ...store import Results
-
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-
-Models = Mapping[Side, Callable[[], "StableDiffusionPipeline"]]
-"""How either model is had; called only where something is to be drawn with it."""
+from ..stages import Models
 
 
 class Job(NamedTuple):
@@ -39,7 +33,7 @@ class Executor(Protocol):
 
         Args:
             plan: The plan, which fixes batches and threads.
-            models: Either model.
+            models: Who draws.
             jobs: What is to be done.
             keep_images: Whether pictures are handed over, to be kept.
         """

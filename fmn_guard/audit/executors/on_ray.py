@@ -11,12 +11,13 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ...assembly import Stage
 from ...errors import FmnGuardError, InputError
-from ...evidence import Instrument, Side
+from ...evidence import Instrument
 from ...plan import Plan
 from ...probes import Probe
 from ...record import Digest
@@ -24,16 +25,15 @@ from ...store import Head, Results
 from ..drawing import draw_batch
 from ..gaze import attention_of
 from ..panel import Panel, unpacked
-from . import Job, Models
-
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+from ..stages import Models
+from . import Job
 
 _Drawn = tuple[np.ndarray, list[Digest | None]]
 
 _RETRIES = 3  # of a batch whose worker died
 _AHEAD = 2  # jobs that a generating actor is given at once, so that it never waits for the next
 _OBJECT_STORE = 256 * 2**20  # bytes of pictures between actors of a local Ray
+_PATIENCE = 120  # seconds that parts of a local Ray may take to start, which on a busy machine are more than its own 15
 
 
 class OnRay:
@@ -55,13 +55,13 @@ class OnRay:
         """Does jobs; see `Executor`.
 
         Raises:
-            FmnGuardError: A batch killed its worker again and again.
+            FmnGuardError: Ray did not start or broke off, or a batch killed its worker again and again.
             InputError: The cluster is not there, has no device to draw on, or has other instruments.
         """
         if not jobs:
             return
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import RayActorError, RayError, RayTaskError
 
         with _connected(self._address, plan.sampler.threads):
             try:
@@ -86,6 +86,10 @@ class OnRay:
                 raise FmnGuardError(
                     f"a Ray worker died {_RETRIES + 1} times over one batch",
                     hint="give workers more memory; what was done is kept, and the same command goes on",
+                ) from error
+            except RayError as error:
+                raise FmnGuardError(
+                    f"Ray broke off: {_said(error)}", hint="what was done is kept, and the same command goes on"
                 ) from error
 
 
@@ -122,12 +126,12 @@ class _Fleet:
     def submit(self, to: int, job: Job) -> Any:
         """Gives a job to one of the actors, and the reference of its results."""
         draws, looks = self._generators[to], self._detectors[to]
-        side, purpose, probes = job.batch
+        stage, purpose, probes = job.batch
         if purpose == "attention":
-            return draws.attention.remote(job.keys, side, probes)
+            return draws.attention.remote(job.keys, stage, probes)
         if job.pictures is not None:
             return looks.look_again.remote(job.keys, job.pictures)
-        return looks.look.remote(job.keys, draws.draw.remote(side, probes))  # pictures go from worker to worker
+        return looks.look.remote(job.keys, draws.draw.remote(stage, probes))  # pictures go from worker to worker
 
 
 class _Generator:
@@ -135,20 +139,16 @@ class _Generator:
 
     def __init__(self, plan: Plan, models: Models) -> None:
         self._plan, self._models = plan, models
-        self._loaded: dict[Side, StableDiffusionPipeline] = {}
         _compute_on(plan.sampler.threads)
 
-    def draw(self, side: Side, probes: tuple[Probe, ...]) -> _Drawn:
-        return draw_batch(self._plan, self._model(side), probes)
+    def draw(self, stage: Stage, probes: tuple[Probe, ...]) -> _Drawn:
+        with self._models.lent(stage) as model:
+            return draw_batch(self._plan, model, probes)
 
-    def attention(self, keys: Sequence[str], side: Side, probes: tuple[Probe, ...]) -> Results:
-        maps = attention_of(self._plan, self._model(side), side, probes)
+    def attention(self, keys: Sequence[str], stage: Stage, probes: tuple[Probe, ...]) -> Results:
+        with self._models.lent(stage) as model:
+            maps = attention_of(self._plan, model, stage.side, probes)
         return Results(maps=dict(zip(keys, maps, strict=True)))
-
-    def _model(self, side: Side) -> StableDiffusionPipeline:
-        if side not in self._loaded:
-            self._loaded[side] = self._models[side]()
-        return self._loaded[side]
 
 
 class _Detector:
@@ -175,6 +175,11 @@ def _compute_on(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def _said(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def _connected(address: str | None, threads: int) -> Iterator[None]:
     """Is connected to a cluster, or to one that is started for the purpose; one that the caller has is left alone."""
@@ -189,11 +194,18 @@ def _connected(address: str | None, threads: int) -> Iterator[None]:
         "num_cpus": max(os.cpu_count() or 1, threads),
         "object_store_memory": _OBJECT_STORE,
         "include_dashboard": False,
+        "_system_config": {"agent_register_timeout_ms": 1000 * _PATIENCE, "raylet_start_wait_time_s": _PATIENCE},
     }
     try:
         ray.init(**({"address": address} if address else own), log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError) as error:
-        raise InputError(f"no Ray cluster at {address}: {error}", hint="see `ray status` there") from error
+    except Exception as error:  # Ray tells of a start that failed by bare ones, too
+        if address:
+            raise InputError(f"no Ray cluster at {address}: {_said(error)}", hint="see `ray status` there") from error
+        raise FmnGuardError(
+            f"Ray did not start on this machine: {_said(error)}",
+            hint="where other programs are busy it may give up: give the same command again, which goes on where it "
+            "was, or leave out --executor ray",
+        ) from error
     try:
         yield
     finally:

@@ -27,8 +27,10 @@ from ...metrics import DetectorTally, Evidence, gather
 from ...plan import PassSpec, Plan
 from ...probes import Probe
 from ...report import ConceptSummary, Report, RetainedSummary
+from ...sequence import IN_WORDS
 from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words
+from ..inversion import figure, floor_words
 from ..text import confidence, one_line, share
 from .figures import HEIGHT, WIDTH, Curve, HeatMap, curve, heat_map, interval_plot
 from .samples import Picture, Pictures, lost_pairs, pairs_of
@@ -101,7 +103,14 @@ def _environment() -> Environment:
         finalize=_clean,
     )
     environment.globals.update(
-        interval_plot=interval_plot, most_pictures=_most_pictures, rests_on=rests_on, width=WIDTH, height=HEIGHT
+        cosine=figure,
+        floor_words=floor_words,
+        in_words=IN_WORDS,
+        interval_plot=interval_plot,
+        most_pictures=_most_pictures,
+        rests_on=rests_on,
+        width=WIDTH,
+        height=HEIGHT,
     )
     environment.filters.update(share=share, confidence=confidence, figure="{:.3f}".format)
     return environment

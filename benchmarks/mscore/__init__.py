@@ -1,0 +1,1 @@
+"""What an M-Score is worth: its figures where the truth is known."""

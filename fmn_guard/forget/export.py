@@ -1,0 +1,157 @@
+"""The patch as files that other programs load, and a look at whether they load them to the same effect.
+
+Every form holds the sum of all passes in float32 at scale 1: a LoRA's alpha is its rank, so that a reader that knows of
+alpha and one that does not add the same. A sum of passes whose rank would be that of the layer itself is written with a
+unit matrix for one factor: no rank is too high to be exact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..errors import InputError
+from ..facts import Checkpoint
+from ..model.checkpoint import load_pipeline, quiet
+from ..record import canonical_json
+from .factors import Factors
+from .patch import METADATA_KEY, Patch, check_base, edits_after
+from .tensorfile import saved
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+Form = Literal["kohya", "diffusers", "diff"]
+"""LoRA as kohya's scripts name it, which ComfyUI and A1111 read; LoRA as diffusers saves it; whole differences by
+kohya's names, which ComfyUI reads."""
+TOLERANCE = 1e-3
+"""How far what a reloaded file makes the UNet predict may be from what the patch makes it predict, as a share of the
+patch's own effect: root mean squares."""
+_RECORDS = 4
+
+
+def exported(patch: Patch, form: Form) -> bytes:
+    """A patch in another form; the same bytes for the same patch.
+
+    Raises:
+        InputError: it edits weights that the form cannot hold, or none.
+    """
+    if not any(part.edits for part in patch.parts):
+        raise InputError("the patch changes nothing", hint="there is nothing to export")
+    facts = {METADATA_KEY: canonical_json(patch.facts).decode()}
+    match form:
+        case "kohya":
+            return _kohya(_loras(patch), facts)
+        case "diffusers":
+            return _diffusers(_loras(patch), facts)
+        case "diff":
+            tensors = {_kohya_name(name): edit for name, edit in edits_after(patch.parts).items()}
+            return saved(tensors, facts)
+
+
+@torch.no_grad()
+def effect_lost(base: Checkpoint, patch: Patch, path: Path, form: Form, device: str = "cpu") -> float:
+    """Loads an exported file onto a fresh base the way its readers do, and compares what the UNet then predicts.
+
+    LoRAs are loaded by diffusers' ``load_lora_weights``; whole differences are added here by the names in the file,
+    since no library does it.
+
+    Returns:
+        Root mean square of the difference between file and patch, as a share of the patch's effect.
+
+    Raises:
+        RefusedArtefact: the patch was made for another base.
+    """
+    check_base(path, patch, base.facts.identity)
+    plain = load_pipeline(base.folder, device)
+    inputs = _inputs(plain)
+    before = plain.unet(*inputs).sample
+    _add(plain, edits_after(patch.parts))
+    wanted = plain.unet(*inputs).sample
+    reader = load_pipeline(base.folder, device)
+    if form == "diff":
+        by_name = {_kohya_name(name): name for name, _ in reader.unet.named_parameters()}
+        _add(reader, {by_name[name]: edit for name, edit in load_file(path).items()})
+    else:
+        with quiet():
+            reader.load_lora_weights(path.parent, weight_name=path.name, local_files_only=True)
+    found = reader.unet(*inputs).sample
+    return float((found - wanted).square().mean().sqrt() / (wanted - before).square().mean().sqrt())
+
+
+def _loras(patch: Patch) -> dict[str, Factors]:
+    """The sum of all passes as one pair of float32 factors a layer, by the layer's name."""
+    loras = {}
+    for name, total in edits_after(patch.parts).items():
+        layer = name.removesuffix(".weight")
+        if total.ndim != 2 or layer == name:
+            raise InputError(
+                f"the patch edits {name}, of shape {tuple(total.shape)}, which no LoRA can hold",
+                hint="use --format diff",
+            )
+        edits = [part.edits[name] for part in patch.parts if name in part.edits]
+        factors = [edit for edit in edits if isinstance(edit, Factors)]
+        if len(factors) == len(edits) and sum(len(each.down) for each in factors) < min(total.shape):
+            up = torch.cat([each.up.float() for each in factors], 1)
+            loras[layer] = Factors(up, torch.cat([each.down.float() for each in factors]))
+        elif total.shape[0] <= total.shape[1]:
+            loras[layer] = Factors(torch.eye(total.shape[0]), total)
+        else:
+            loras[layer] = Factors(total, torch.eye(total.shape[1]))
+    rank = max(len(each.down) for each in loras.values())
+    return {layer: _padded(each, rank) for layer, each in loras.items()}
+
+
+def _padded(lora: Factors, rank: int) -> Factors:
+    """The same edit at a higher rank: where ranks differ, diffusers scales some layers wrongly."""
+    missing = rank - len(lora.down)
+    up = torch.nn.functional.pad(lora.up, (0, missing))
+    return Factors(up.contiguous(), torch.nn.functional.pad(lora.down, (0, 0, 0, missing)).contiguous())
+
+
+def _kohya(loras: Mapping[str, Factors], facts: Mapping[str, str]) -> bytes:
+    tensors: dict[str, Tensor] = {}
+    for layer, (up, down) in loras.items():
+        key = f"lora_unet_{layer.replace('.', '_')}"
+        tensors |= {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down}
+        tensors[f"{key}.alpha"] = torch.tensor(float(len(down)))
+    rank = str(len(down))
+    said = {"ss_network_module": "networks.lora", "ss_network_dim": rank, "ss_network_alpha": rank}
+    return saved(tensors, {**facts, **said})
+
+
+def _diffusers(loras: Mapping[str, Factors], facts: Mapping[str, str]) -> bytes:
+    tensors: dict[str, Tensor] = {}
+    for layer, (up, down) in loras.items():
+        tensors |= {f"unet.{layer}.lora_A.weight": down, f"unet.{layer}.lora_B.weight": up}
+    said = {"unet.r": len(down), "unet.lora_alpha": len(down), "unet.target_modules": sorted(loras)}
+    return saved(tensors, {**facts, "lora_adapter_metadata": json.dumps(said, sort_keys=True)})
+
+
+def _kohya_name(name: str) -> str:
+    """The name of a whole difference: ``a.b.weight`` is ``lora_unet_a_b.diff``, a bias ``.diff_b``."""
+    layer, _, kind = name.rpartition(".")
+    return f"lora_unet_{layer.replace('.', '_')}.{'diff_b' if kind == 'bias' else 'diff'}"
+
+
+@torch.no_grad()
+def _add(pipeline: StableDiffusionPipeline, edits: Mapping[str, Tensor]) -> None:
+    for name, edit in edits.items():
+        weight = pipeline.unet.get_parameter(name)
+        weight += edit.to(weight)
+
+
+def _inputs(pipeline: StableDiffusionPipeline) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise, timesteps and text states of no prompt in particular."""
+    generator = torch.Generator().manual_seed(0)
+    config = pipeline.unet.config
+    x = torch.randn(_RECORDS, config.in_channels, config.sample_size, config.sample_size, generator=generator)
+    t = torch.linspace(0, len(pipeline.scheduler.alphas_cumprod) - 1, _RECORDS).long()
+    text = torch.randn(_RECORDS, pipeline.tokenizer.model_max_length, config.cross_attention_dim, generator=generator)
+    return x.to(pipeline.device), t.to(pipeline.device), text.to(pipeline.device)

@@ -1,0 +1,124 @@
+"""Whether files fit together, found out before weights are read: classes are built without memory for their weights.
+
+Loaders fill what is missing in with random numbers, and leave out what they do not know: either is another model than
+the one that was published.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from ..errors import RefusedArtefact, quoted
+from ..family import family_of
+from ..jsonfile import read_object
+from ..tokens import Tokens
+from ..weights import normalised, shapes
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+_AGAIN = "download the checkpoint again, or re-save it with diffusers' save_pretrained"
+# What attention of the autoencoder was called before diffusers 0.18; it still loads.
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_NAME = re.compile(rf"^(vae\..*attentions\.\d+\.)({'|'.join(_OLD_NAMES)})\.")
+
+
+def refuse_misfits(folder: Path) -> None:
+    """Compares the weights of a checkpoint, by name and shape, with what its configurations ask for.
+
+    Args:
+        folder: a folder that `fmn_guard.facts.describe_checkpoint` has accepted.
+
+    Raises:
+        RefusedArtefact: a tensor is missing, unknown or of another shape, or a configuration is nonsense.
+    """
+    family = family_of(folder)
+    stored = {
+        _OLD_NAME.sub(lambda m: f"{m[1]}{_OLD_NAMES[m[2]]}.", name): shape
+        for name, shape in shapes(folder, family.parts).items()
+    }
+    for part in family.parts:
+        wanted = expected_shapes(folder / part, part)
+        held = {name: shape for name, shape in stored.items() if name.startswith(f"{part}.")}
+        for name in sorted(wanted.keys() | held.keys()):
+            if wanted.get(name) == held.get(name):
+                continue
+            if name not in held:
+                rule, message = "missing-tensor", f"has no {quoted(name)} of shape {wanted[name]}"
+            elif name not in wanted:
+                rule, message = "unknown-tensor", f"holds {quoted(name)}, which its configuration knows nothing of"
+            else:
+                rule, message = "wrong-shape", f"{quoted(name)} is {held[name]}, its configuration says {wanted[name]}"
+            raise RefusedArtefact.of(folder / part, rule, message, _AGAIN)
+
+
+def expected_shapes(part: Path, name: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that a part's configuration asks for, by normalised name.
+
+    Args:
+        part: its folder.
+        name: which it is, such as ``unet``.
+
+    Raises:
+        RefusedArtefact: no model can be built from it.
+    """
+    named = ((normalised(name, own), tensor) for own, tensor in empty_model(part, name).state_dict().items())
+    return {key: tuple(tensor.shape) for key, tensor in named if key is not None}
+
+
+def empty_model(part: Path, name: str) -> torch.nn.Module:
+    """The model of a part without memory for its weights.
+
+    Raises:
+        RefusedArtefact: its configuration is nonsense.
+    """
+    path = part / "config.json"
+    config = read_object(path)
+    try:
+        with torch.device("meta"):
+            model = _build(name, config)
+    except Exception as error:  # whatever a class makes of a hostile configuration
+        why = quoted(str(error) or type(error).__name__)
+        raise RefusedArtefact.of(path, "bad-config", f"no model can be built from it: {why}", _AGAIN) from error
+    return model
+
+
+def _build(name: str, config: dict[str, Any]) -> torch.nn.Module:
+    match name:
+        case "unet":
+            model: torch.nn.Module = UNet2DConditionModel.from_config(config)
+        case "vae":
+            model = AutoencoderKL.from_config(config)
+        case "text_encoder_2":
+            model = CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config))
+        case _:
+            model = CLIPTextModel(CLIPTextConfig.from_dict(config))
+    return model
+
+
+def refuse_other_tokens(folder: Path, read: Tokens, loaded: CLIPTokenizer) -> None:
+    """Compares the tokenizer that a plan counted positions with to the one that prompts are drawn with.
+
+    Raises:
+        RefusedArtefact: they are not the same.
+    """
+    ours, theirs = (_essence(t.to_str()) for t in (read.tokenizer, loaded.backend_tokenizer))
+    differing = [key for key in ours if ours[key] != theirs[key]]
+    if differing or loaded.pad_token != read.pad or loaded.model_max_length != read.most:
+        raise RefusedArtefact.of(
+            folder, "other-tokens", f"is loaded otherwise than it reads: {differing or 'padding'}", _AGAIN
+        )
+
+
+def _essence(serialised: str) -> dict[str, Any]:
+    data = json.loads(serialised)
+    special = {entry["content"]: entry["id"] for entry in data["added_tokens"]}
+    model = {key: data["model"][key] for key in ("type", "vocab", "merges", "unk_token", "end_of_word_suffix")}
+    return {**model, "added": special, **{key: data[key] for key in ("normalizer", "pre_tokenizer", "post_processor")}}
