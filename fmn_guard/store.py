@@ -136,10 +136,12 @@ class Store:
         self._db.close()
 
     def begin(self, head: Head) -> None:
-        """Notes what the audit is of whose results come."""
+        """Notes what the audit is of whose results come, in place of what an earlier one of its plan was of."""
         row = (digest(head), canonical_json(head))
+        earlier = [(digest(each),) for each in self.heads(head.plan_digest)]
         with self._sound(), self._transaction():
-            self._db.execute("INSERT OR IGNORE INTO audits VALUES (?, ?)", row)
+            self._db.executemany("DELETE FROM audits WHERE key = ?", earlier)
+            self._db.execute("INSERT INTO audits VALUES (?, ?)", row)
 
     def heads(self, plan_digest: Digest) -> list[Head]:
         """What the audits of a plan are of whose results it holds."""

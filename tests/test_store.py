@@ -108,6 +108,14 @@ def test_keys_tell_apart_all_that_decides_the_pixels() -> None:
     assert key(probe=probe.model_copy(update={"id": "renamed", "labels": ("concept:else",)})) == key()
 
 
+def test_audit_begun_again_with_another_detector_is_of_that_one(store: Store) -> None:
+    newer = HEAD.model_copy(update={"instruments": HEAD.instruments[:1]})
+    store.begin(newer)
+    assert one_head(PLAN, store) == newer
+    store.begin(HEAD)
+    assert one_head(PLAN, store) == HEAD
+
+
 def test_failure_is_asked_again_and_gives_way_to_what_is_seen_then(store: Store) -> None:
     batch = BATCHES[0]
     given = results_of(PLAN, AUDIT, batch)
@@ -163,10 +171,11 @@ def test_shards_that_computed_otherwise_are_not_put_together(tmp_path: Path) -> 
     ],
 )
 def test_shards_of_several_models_or_panels_are_refused(tmp_path: Path, change: dict, named: str) -> None:
-    with Store(fill(tmp_path / "1.sqlite", PLAN, AUDIT, BATCHES[:1])) as store:
+    with Store(tmp_path / "2.sqlite") as store:
         store.begin(HEAD.model_copy(update=change))
-        with pytest.raises(BrokenChain, match=named):
-            one_head(PLAN, store)
+    shards = [fill(tmp_path / "1.sqlite", PLAN, AUDIT, BATCHES[:1]), tmp_path / "2.sqlite"]
+    with merged(tmp_path / "whole.sqlite", shards) as store, pytest.raises(BrokenChain, match=named):
+        one_head(PLAN, store)
 
 
 def test_store_of_another_plan_says_nothing_of_this_one(store: Store) -> None:
