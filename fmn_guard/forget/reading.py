@@ -72,7 +72,7 @@ def moments(
         also: (N, T, d), states that the same attention reads in their place.
 
     Returns:
-        Sums of r r^T and, zero without ``also``, of o r^T.
+        Sums of r r^T and of o r^T; nothing of the second without ``also``.
     """
     text, also = read_states(pipeline, text), None if also is None else read_states(pipeline, also)
     own: Moments = {}
@@ -80,7 +80,8 @@ def moments(
     for layer, module in cross_attentions(pipeline.unet).items():
         name, heads = f"{layer}.to_v.weight", module.heads
         own[name] = torch.zeros(heads, text.shape[-1], text.shape[-1], dtype=torch.float64)
-        crossed[name] = torch.zeros_like(own[name])
+        if also is not None:
+            crossed[name] = torch.zeros_like(own[name])
         for start in range(0, len(text), _SENTENCES):
             part = slice(start, start + _SENTENCES)
             states = text[part]
@@ -90,7 +91,8 @@ def moments(
             probs = module.get_attention_scores(query.transpose(1, 2).flatten(0, 1), key).unflatten(0, (-1, heads))
             read = _averaged(probs, states)
             own[name] += (read.mT @ read).cpu() / each
-            crossed[name] += (_averaged(probs, also[part]).mT @ read).cpu() / each if also is not None else 0
+            if also is not None:
+                crossed[name] += (_averaged(probs, also[part]).mT @ read).cpu() / each
     return own, crossed
 
 
