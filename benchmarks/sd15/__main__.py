@@ -17,7 +17,7 @@ from typing import Any
 SIZES = (256, 512)
 ARCHITECTURES = ("sd15", "sd21", "sdxl")
 SIZELESS = ("load", "patch")
-NAMES = ("load", "patch", "guarded", "released", "released gradients", "pass")
+NAMES = ("operations", "load", "patch", "guarded", "released", "released gradients", "pass")
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def _measure(arm: str, architecture: Any, size: int, out: Path, most: float, row
 
     reason = fits(arm, architecture, size, int(most * 2**30))
     if reason is None:
-        if not arm.startswith("released"):
+        if not arm.startswith(("released", "operations")):
             write_checkpoint(out / architecture, architecture)
         found = ARMS[arm](Setting(architecture, out / architecture, size, out / "work"))
     else:

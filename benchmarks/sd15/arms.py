@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from fmn_guard.facts import Checkpoint, describe_checkpoint
 from fmn_guard.forget.export import exported
@@ -218,7 +219,18 @@ def patching(setting: Setting) -> Row:
     return row | {"reverted byte for byte": same}
 
 
+def operations(setting: Setting) -> Row:
+    """Floating-point operations of one UNet evaluation of one picture; nothing is computed."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unet = unet_of(setting.architecture)
+        apart = {"text_embeds": torch.empty(1, 1280), "time_ids": torch.empty(1, 6)}
+        x, text = torch.empty(1, 4, setting.side, setting.side), torch.empty(1, TOKENS, unet.config.cross_attention_dim)
+        unet(x, torch.empty(1), text, added_cond_kwargs=apart if setting.architecture == "sdxl" else None)
+    return {"teraflop": round(counter.get_total_flops() / 1e12, 3)}
+
+
 ARMS: dict[str, Callable[[Setting], Row]] = {
+    "operations": operations,
     "load": load,
     "patch": patching,
     "guarded": guarded,
@@ -243,6 +255,8 @@ def predicted(arm: str, architecture: Architecture, size: int) -> int:
             return int(libraries + 3 * weights + max(kept, weights))
         case "released gradients":
             return int(libraries + 2 * weights + kept)
+        case "operations":
+            return libraries
         case "guarded" | "pass":
             return int(libraries + weights + others + 6 * moments + min(kept, 2 << 30))
         case _:

@@ -67,7 +67,7 @@ def moments(
     Args:
         pipeline: the model.
         asked: from `queries`.
-        text: (N, T, d), states of the sentences that are read.
+        text: (N, T, d), states of the sentences that are read, on any device.
         each: queries to a sentence.
         also: (N, T, d), states that the same attention reads in their place.
 
@@ -84,15 +84,15 @@ def moments(
             crossed[name] = torch.zeros_like(own[name])
         for start in range(0, len(text), _SENTENCES):
             part = slice(start, start + _SENTENCES)
-            states = text[part]
+            states = text[part].to(pipeline.device)
             turn = torch.arange(start * each, (start + len(states)) * each) % len(asked[name])
-            query = asked[name][turn.to(text.device)].unflatten(0, (len(states), each))  # (B, each, heads, c)
+            query = asked[name][turn.to(states.device)].unflatten(0, (len(states), each))  # (B, each, heads, c)
             key = module.head_to_batch_dim(module.to_k(states.to(module.to_k.weight)))
             probs = module.get_attention_scores(query.transpose(1, 2).flatten(0, 1), key).unflatten(0, (-1, heads))
             read = _averaged(probs, states)
             own[name] += (read.mT @ read).cpu() / each
             if also is not None:
-                crossed[name] += (_averaged(probs, also[part]).mT @ read).cpu() / each
+                crossed[name] += (_averaged(probs, also[part].to(states)).mT @ read).cpu() / each
     return own, crossed
 
 

@@ -212,7 +212,9 @@ class _Records:
             mass, error = mass + share * given.item(), error + share * missed.item()
             loss = share * (given + self._spec.redirect_weight * missed)
             own = torch.autograd.grad(loss if gradients else loss + strain, trained)
-            gradients = [total.add_(each) for total, each in zip(gradients, own, strict=True)] or list(own)
+            if gradients:
+                own = tuple(total + each for total, each in zip(gradients, own, strict=True))
+            gradients = list(own)
         return mass, error, gradients
 
     def read(self) -> tuple[Moments, Moments]:

@@ -120,9 +120,12 @@ class RetainedLanguage:
         return moments(self._pipeline, self._asked(shown), self._states_of(sentences), each)[0]
 
     def _states_of(self, sentences: Sequence[str]) -> Tensor:
-        """Text states (N, T, d), kept: passes read nearly the same sentences, and the text encoder never changes."""
+        """Text states (N, T, d), kept: passes read nearly the same sentences, and the text encoder never changes.
+
+        On the CPU, for those of thousands of sentences would fill a graphics card.
+        """
         new = [sentence for sentence in sentences if sentence not in self._states]
-        self._states.update(zip(new, text_states(self._pipeline, new), strict=True) if new else ())
+        self._states.update(zip(new, text_states(self._pipeline, new).cpu(), strict=True) if new else ())
         return torch.stack([self._states[sentence] for sentence in sentences])
 
     def _asked_by_pictures(self, shown: tuple[str, ...]) -> Queries:

@@ -114,7 +114,8 @@ def _attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> tuple
 
 def _by_head(attn: Attention, probs: Tensor) -> Tensor:
     # head_to_batch_dim is batch-major: unflatten, never repeat, or batches > 1 get each other's tokens
-    return probs.unflatten(0, (-1, attn.heads))
+    parts: Tensor = probs.unflatten(0, (-1, attn.heads))
+    return parts
 
 
 def _delivered(attn: Attention, out: Tensor) -> Tensor:

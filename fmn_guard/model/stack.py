@@ -148,7 +148,7 @@ def _fused(
 def _names(folder: Path, family: Family) -> dict[str, str]:
     """Normalised names of weights by what LoRA files call their layers."""
     weights = [name for name in shapes(folder, family.parts) if name.endswith(".weight")]
-    found = {}
+    found: dict[str, str] = {}
     for name, slot in slots(folder, family, weights).items():
         part, _, layer = name.removesuffix(".weight").partition(".")
         inner = f"text_model.{layer}" if part.startswith("text_encoder") else layer
