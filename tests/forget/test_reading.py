@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fmn_guard.forget.reading import added, moments, noised, queries
+from fmn_guard.forget.reading import added, moments, moved, noised, queries
 from fmn_guard.model.attention import cross_attentions
 from fmn_guard.model.checkpoint import load_pipeline
 
@@ -102,3 +102,26 @@ def test_latents_are_noised_as_the_schedule_says(pipeline):
     noise = (x_t.flatten() - alphas[t].sqrt() * 3) / (1 - alphas[t]).sqrt()
     assert noise.mean().item() == pytest.approx(0, abs=0.06)
     assert noise.std().item() == pytest.approx(1, abs=0.04)
+
+
+@torch.no_grad()
+def test_how_far_a_sentence_moves_is_what_the_change_of_values_makes_of_what_is_read_of_it(pipeline):
+    x, t, text, _ = inputs()
+    found, each = asked(pipeline, x, t, text), 3
+    values, change, expected = {}, {}, torch.zeros(len(text), dtype=torch.float64)
+    for i, (name, module) in enumerate(cross_attentions(pipeline.unet).items()):
+        weight = module.to_v.weight.double()
+        part = torch.randn(weight.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+        values[f"{name}.to_v.weight"] = weight.unflatten(0, (module.heads, -1))
+        change[f"{name}.to_v.weight"] = part.unflatten(0, (module.heads, -1))
+        key, size = module.to_k(text), module.to_k.out_features // module.heads
+        energy = torch.zeros(2, len(text), dtype=torch.float64)
+        for b in range(len(text)):
+            for h in range(module.heads):
+                rows = slice(h * size, (h + 1) * size)
+                query = torch.stack([found[f"{name}.to_v.weight"][b * each + i, h] for i in range(each)])
+                read = (query @ key[b, :, rows].T / math.sqrt(size)).softmax(-1).double() @ text[b].double()
+                for row, whole in enumerate((part, weight)):
+                    energy[row, b] += (read @ whole[rows].T).square().sum() / each
+        expected += energy[0] / energy[1].mean()
+    torch.testing.assert_close(moved(pipeline, found, text, each, values, change), expected, rtol=1e-4, atol=1e-6)

@@ -144,6 +144,36 @@ def delivered(weights, moments_):
     return total
 
 
+def test_what_the_first_solution_moves_most_is_held_by_the_second(pipeline, latents, retained):
+    text = text_states(pipeline, ["a photo of tiger"])
+    x_t, t = noised(pipeline, latents, torch.Generator().manual_seed(4))
+    asked = queries(pipeline, x_t, t, text.expand(len(t), -1, -1), torch.Generator().manual_seed(4))
+    of_tiger = moments(pipeline, asked, text, 64)[0]
+    firm = {name: moment + 10 * of_tiger[name] for name, moment in retained.language.items()}
+    started: list[dict[str, torch.Tensor]] = []
+
+    def closer(before):
+        started.append(before)
+        return ("tiger",), Retained(firm, retained.forgotten)
+
+    edits = {}
+    for held in (None, closer):
+        with edited_values(pipeline.unet) as layers:
+            record = resteer(
+                pipeline,
+                layers,
+                spec(projection=1e-6, preserve=1.0, learning_rate=1e-9),
+                latents,
+                retained,
+                SHOWN,
+                closer=held,
+            )
+            edits[held] = {name: layer.edit.clone() for name, layer in layers.items()}
+        assert record.nearest == (("tiger",) if held else ())
+    assert all((edit == 0).all() for edit in started[0].values())
+    assert delivered(edits[closer], of_tiger) < 0.5 * delivered(edits[None], of_tiger)
+
+
 def test_a_step_shrinks_with_the_gradient_and_keeps_the_direction_of_those_before_it():
     trained = [torch.zeros(4), torch.zeros(2, 3)]
     descent = Descent(trained, momentum=0.5)

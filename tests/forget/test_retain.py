@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from fmn_guard.forget.retain import RetainedLanguage
+from fmn_guard.model.attention import edited_values
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.plan import RetainSpec
+from fmn_guard.sentences import word_sentences
 from fmn_guard.suite import Sampler
 
 WORDS = ("lion", "tiger", "pistol", "dog")
@@ -66,3 +68,30 @@ def test_a_resumed_run_reads_the_same_as_an_unbroken_one(pipeline, language, mon
     resumed = RetainedLanguage(pipeline, WORDS, Sampler(steps=2, guidance=1.0)).moments(of_third_pass)
     for a, b in zip(unbroken, resumed, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_word_that_a_change_of_values_is_about_is_the_nearest(language):
+    near = spec(nearest=3, excluded_words=("pistol",))
+    read = {w: language._moments_of((w, f"a photo of a {w}"), tuple(language.retained(near)[:2])) for w in WORDS}
+    with edited_values(language._pipeline.unet) as layers:
+        before = {name: layer.edit for name, layer in layers.items()}
+        for name, layer in layers.items():
+            rest = read["lion"][name] + read["dog"][name] + 1e-6 * torch.eye(layer.edit.shape[1])
+            root = torch.linalg.inv(torch.linalg.cholesky(rest))
+            # the direction in which most is read of the tiger for what is read of the others
+            directions = root.mT @ torch.linalg.eigh(root @ read["tiger"][name] @ root.mT).eigenvectors[..., -1:]
+            layer.edit = directions.mT.expand(-1, len(layer.edit) // layer.heads, -1).flatten(0, 1).to(layer.edit)
+        found = language.nearest(near, layers, before)
+    assert found[0] == "tiger"
+    assert set(found) == {"tiger", "lion", "dog"}
+
+
+def test_the_nearest_words_are_held_in_sentences_of_their_own(language):
+    near = spec(nearest=1, nearest_weight=2.0, excluded_words=("pistol",))
+    plain, found = language.moments(near).language, language.moments(near, ("tiger",)).language
+    (own,) = word_sentences(("tiger",), WORDS, ("pistol",))
+    assert len(own) > 20
+    assert not any("pistol" in sentence for sentence in own)
+    extra = language._moments_of(tuple(own), tuple(language.retained(near)[:2]))
+    for name, moment in plain.items():
+        torch.testing.assert_close(found[name], (12 * moment + 2 * extra[name]) / (12 + 2 * len(own)))
