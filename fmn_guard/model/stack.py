@@ -100,24 +100,25 @@ def fuse(base: Checkpoint, loras: Mapping[Path, float], out: Path) -> Stack:
         RefusedArtefact: a file is no LoRA that is read here, or is not of this base's family.
     """
     family = family_of(base.folder)
-    layers = {_plain(path): weight for path, weight in loras.items()}
+    for path in loras:
+        _refuse_unsound(path)
     named = _names(base.folder, family)
     sizes = shapes(base.folder, family.parts)
     with new_folder(out) as made:
-        changes = [(path, weight, _read(path, named, sizes)) for path, weight in layers.items()]
+        changes = [(weight, _read(path, named, sizes)) for path, weight in loras.items()]
         copy_settings(base.folder, made, family)
         for part, stem in family.parts.items():
             save_part(made / part, stem, dict(_fused(base.folder / part, stem, changes)))
         stack = Stack(
             base_digest=base.facts.identity,
-            loras=tuple(FusedLora(file=p.name, digest=file_digest(p), weight=w) for p, w in layers.items()),
+            loras=tuple(FusedLora(file=p.name, digest=file_digest(p), weight=w) for p, w in loras.items()),
             weights_digest=checked_digest(made),
         )
         write_record(made / STACK, stack)
     return stack
 
 
-def _plain(path: Path) -> Path:
+def _refuse_unsound(path: Path) -> None:
     """Refuses what is no sound safetensors file, before a tensor of it is loaded."""
     if not path.is_file():
         raise InputError(f"no LoRA {path}", hint="give a .safetensors file")
@@ -127,19 +128,16 @@ def _plain(path: Path) -> Path:
         )
     for _ in tensor_rows(path):  # refuses what is not finite
         pass
-    return path
 
 
-def _fused(
-    part: Path, stem: str, changes: list[tuple[Path, float, dict[str, _Change]]]
-) -> Iterator[tuple[str, Tensor]]:
+def _fused(part: Path, stem: str, changes: list[tuple[float, dict[str, _Change]]]) -> Iterator[tuple[str, Tensor]]:
     """Weights of a part by normalised name."""
     for file in weight_files(part, stem):
         with opened_file(file) as held:
             for name, tensor in held.items():
                 if (key := normalised(part.name, name)) is None:
                     continue
-                for _, weight, change in changes:
+                for weight, change in changes:
                     if key in change:
                         tensor = tensor.float() + weight * change[key].of(tensor.shape)
                 yield key, tensor
