@@ -21,7 +21,8 @@ AXE := $(VENV)/axe-core-$(AXE_VERSION).js
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install quickstart quickstart-strict docs test test-slow test-html screenshots check format eval-builtin bench bench-mscore bench-sd15
+.PHONY: help install quickstart quickstart-strict docs test test-slow test-html screenshots check format eval-builtin bench
+.PHONY: bench-forgetting bench-mscore bench-sd15
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z0-9-]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -63,6 +64,9 @@ eval-builtin: $(TRAINING) ## Measure the built-in models against the figures in 
 
 bench: $(ALL) ## Measure start-up, linting, and what looking at a picture costs beside drawing it.
 	$(BIN)/python -m benchmarks
+
+bench-forgetting: $(ALL) ## Measure what each preset forgets and keeps; resumable, ARGS=--quick for a short form.
+	$(BIN)/python -m benchmarks.forgetting $(ARGS)
 
 bench-mscore: $(ALL) ## Measure M-Scores where the truth is known; hours on one core, and resumable.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mscore

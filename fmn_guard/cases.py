@@ -20,7 +20,7 @@ from .faults import Loc, RuleViolation
 from .findings import SHOWN, Finding, Outcome, apply, not_judged, unchanged, verdict_of, worst
 from .manifest import Metadata
 from .metrics import Look, Measurement
-from .plan import PassKind
+from .passes import PassKind
 from .policy import DROPS, PER_CONCEPT, RESERVED, Metric, PolicySpec, ReleasePolicy, load_policy
 from .record import Record, Slug
 from .shipped import find, policies

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from .plan import PassSpec, Plan
+from .passes import PassSpec
+from .plan import Plan
 from .record import Record
 
 
@@ -29,22 +30,24 @@ def estimate(plan: Plan) -> Cost:
     language = max((spec.retain.pictures for spec in plan.passes), default=0)  # drawn once for all passes
     between = sum(map(len, plan.between))
     images = 2 * len(plan.probes) + between + sum(map(_pictures, plan.passes)) + language
+    inversions = [spec.published.inversion for spec in plan.passes if spec.published and spec.published.inversion]
     trained = sum(spec.steps * spec.batch for spec in plan.passes)
+    inverted = sum(inversion.steps * inversion.batch for inversion in inversions)
     # pictures of the name and of its anchor, each seen by the base with either sentence
-    seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes)
+    seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes if not spec.published)
     return Cost(
         passes=len(plan.passes),
-        training_steps=sum(spec.steps for spec in plan.passes),
+        training_steps=sum(spec.steps for spec in plan.passes) + sum(inversion.steps for inversion in inversions),
         images=images,
         between=between,
-        unet_evaluations=images * plan.sampler.evaluations + trained + seen,
+        unet_evaluations=images * plan.sampler.evaluations + trained + inverted + seen,
     )
 
 
 def _pictures(spec: PassSpec) -> int:
-    """Those of the name where none are given, those of its anchor, and those of every look."""
-    own = spec.image_count * (1 if spec.images else 2)
+    """Those of the name where none are given, those of its anchor if it has one, and those of every look."""
+    own = spec.image_count * ((not spec.images) + (not spec.published))
     if spec.stop is None or not spec.steps:
         return own
-    looks = math.ceil(spec.steps / spec.stop.every)
+    looks = math.ceil(spec.steps / spec.stop.every) + ("look" in spec.stages)
     return own + looks * len(spec.stop.prompts)

@@ -17,19 +17,19 @@ class PassRecord(Record):
     slug: Slug
     """The concept or correction; ``joint`` of all at once, ``merge`` of what came of passes apart."""
     steps: int
-    """Optimiser steps taken after the closed-form solution."""
-    stopped: Literal["forgotten", "ceiling", "no-steps", "diverged", "merged"]
-    """Why it ended: no stop picture shows it, step ceiling, nothing to do, a loss that is not a number, or that this is
-    no pass but the merger of all."""
+    """Optimiser steps taken after the closed-form solution, if there is one."""
+    stopped: Literal["forgotten", "ceiling", "solved", "no-steps", "diverged", "merged"]
+    """Why it ended: no stop picture shows it, step ceiling, a closed-form solution was all there was to do, nothing was
+    to do, a loss that is not a number, or that this is no pass but the merger of all."""
     still_shown: tuple[float, ...]
     """Mean probability at each look, in [0, 1], that a stop picture shows it; empty where nobody looks."""
     attention_mass: tuple[float, ...]
     """Attention mass on the name's tokens before each step, in [0, 1]; the mean over layers, heads and pixels."""
     redirect_error: tuple[float, ...]
-    """Mean squared error to the redirection's target before each step; lower is closer."""
-    drift: float
+    """Mean squared error to the redirection's target before each step; lower is closer. Empty without one."""
+    drift: float | None
     """What the passes so far cost words they were not about: root mean square change of what cross-attention values
-    deliver of the retained language, relative to its size."""
+    deliver of the retained language, relative to its size. None under presets that retain none."""
     own_drift: Annotated[float | None, Field(exclude_if=lambda drift: drift is None)] = None
     """The same of what this pass alone changed."""
     nearest: Annotated[tuple[str, ...], Field(exclude_if=lambda words: not words)] = ()

@@ -72,6 +72,8 @@ class Checkpoint:
     manifest_folder: Path
     source: Source | None = None
     other_tokenizers: tuple[Tokenizer, ...] = ()
+    pads_with_end: bool = True
+    """Whether all tokenizers fill prompts up with end-of-text."""
 
     def token_positions(self, prompt: str, name: str = "", start: int = 0) -> tuple[int, ...]:
         """Positions of a name's tokens in a prompt, start-of-text being 0.
@@ -110,6 +112,11 @@ class Checkpoint:
                 hint="check the phrase and the eraser's templates",
             )
         return found
+
+    def end_of_text_positions(self, prompt: str) -> tuple[int, ...]:
+        """Positions of end-of-text in a padded prompt: its own, then the padding where that is the same token."""
+        first = len(self.tokenizer.encode(prompt).ids) - 1
+        return tuple(range(first, self.facts.max_tokens if self.pads_with_end else first + 1))
 
     def words(self) -> tuple[str, ...]:
         """Whole words of the tokenizer's vocabulary, sorted: letters only, three or more."""
@@ -245,7 +252,8 @@ def describe_checkpoint(ref: CheckpointRef, beside: Path) -> Checkpoint:
         picture_size=_setting(folder / "unet" / "config.json", "sample_size", int) * scale,
     )
     first, *others = (each.tokenizer for each in tokens)
-    return Checkpoint(facts, folder, first, beside, other_tokenizers=tuple(others))
+    pads_with_end = all(each.pad == each.tokenizer.encode("").tokens[-1] for each in tokens)
+    return Checkpoint(facts, folder, first, beside, other_tokenizers=tuple(others), pads_with_end=pads_with_end)
 
 
 def _digest_of(tokens: list[Tokens]) -> Digest:

@@ -13,7 +13,8 @@ from typing import Literal
 
 from .evidence import Audit
 from .metrics import Evidence, Measurement, Subject, measure, retained_drop, suppression
-from .plan import PassKind, Plan
+from .passes import PassKind
+from .plan import Plan
 from .policy import Metric, PolicySpec, ReleasePolicy, RequiredEvidence, Rule, Waiver, reaches
 from .record import Record, Slug
 from .stats import Interval, percent, samples_needed, wider

@@ -15,6 +15,7 @@ from typing import Annotated, Literal, assert_never
 from pydantic import AfterValidator, Field, model_validator
 
 from .errors import InputError
+from .presets import PRESETS, EndOfText, PresetName
 from .record import Digest, Record, Slug, slugify
 from .yamlfile import Loc, RuleViolation, RuleViolations, load_yaml
 
@@ -190,22 +191,67 @@ SequenceMode = Literal["sequential", "merge", "joint"]
 class EraserSettings(Record):
     """How the eraser works. Left out, a setting takes the preset's value, the same for every kind of concept."""
 
-    preset: Literal["guarded"] = "guarded"
-    """``guarded``: attention re-steering of cross-attention values, kept away from the retained language."""
+    preset: PresetName = "guarded"
+    """``guarded``: attention re-steering of cross-attention values, kept away from the retained language. ``hybrid``
+    looks at its closed-form start first and re-steers only what that still shows; ``closed-form`` is that start alone.
+    To compare with rather than to release by: ``official``, the algorithm as it was published, its bugs mended;
+    ``official-tuned``, with the dose that does best; ``unlearncanvas``, with thirty times the published dose."""
     sequence: Annotated[SequenceMode, Field(exclude_if=lambda mode: mode == "sequential")] = "sequential"
     """``sequential``: passes one after another, each on the model that those before it left. ``merge``: each from the
     base alone, then merged in closed form. ``joint``: one pass over all concepts at once."""
     steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Step ceiling of a pass; 0 does nothing at all."""
     learning_rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """How far the first step moves values of the retained language, relative to their size."""
+    """How far the first step moves values of the retained language, relative to their size; AdamW's where the preset is
+    the release's."""
     projection: Annotated[float, Field(gt=0, le=1)] | Literal["off"] | None = None
     """Variance below which a direction of the text states counts as unused by the retained language (smaller protects
     more), or ``off``."""
+    # left out of a record when not set, as labels are
+    end_of_text: Annotated[EndOfText | None, Field(exclude_if=lambda which: which is None)] = None
+    """End-of-text positions that the published algorithm takes for targets beside the name: ``none``, the ``first``, or
+    ``all``, which counts padding as the release does."""
+    inverted_tokens: Annotated[int | None, Field(ge=1, le=16, exclude_if=lambda count: count is None)] = None
+    """Tokens that the published algorithm first inverts from a concept's pictures, to forget these in place of its
+    names; the release takes 4."""
     hold_out: tuple[Phrase, ...] = ()
     """Names left out of the retain vocabulary, so that the audit can show what unlisted concepts lose."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of everything the eraser draws."""
+
+    @model_validator(mode="after")
+    def _effective(self) -> EraserSettings:
+        idle = [
+            RuleViolation(
+                "setting-without-effect",
+                f"{name} does nothing under the preset {self.preset}",
+                hint=f"remove it; {self.preset} takes {', '.join(sorted(PRESETS[self.preset].settings))}",
+                loc=(name,),
+            )
+            for name in ("steps", "learning_rate", "projection", "end_of_text", "inverted_tokens")
+            if getattr(self, name) is not None and name not in PRESETS[self.preset].settings
+        ]
+        if self.preset == "closed-form" and self.projection == "off":
+            idle.append(
+                RuleViolation(
+                    "nothing-to-solve",
+                    "without a projection there is no closed-form solution",
+                    hint="give a variance, or leave it out",
+                    loc=("projection",),
+                )
+            )
+        if PRESETS[self.preset].published and self.sequence != "sequential":
+            idle.append(
+                RuleViolation(
+                    "only-in-sequence",
+                    f"passes of the preset {self.preset} run one after another",
+                    hint="leave sequence out: nothing is retained that a merger could hold",
+                    loc=("sequence",),
+                )
+            )
+        if idle:
+            raise RuleViolations(idle)
+        return self
 
 
 class ManifestSpec(Record):

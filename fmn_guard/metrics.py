@@ -14,7 +14,8 @@ from typing import Protocol, assert_never
 
 from .errors import BrokenChain
 from .evidence import Audit, Observation, Side
-from .plan import PassKind, PassSpec, Plan
+from .passes import PassKind, PassSpec
+from .plan import Plan
 from .policy import Metric
 from .probes import Probe
 from .record import Record, Slug

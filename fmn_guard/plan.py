@@ -12,171 +12,25 @@ from pydantic import Field
 
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
-from .manifest import Concept, Correction, Labels, Manifest, SequenceMode, minors_in
-from .presets import PRESETS, Preset
+from .inversion import InversionSettings
+from .manifest import Concept, Correction, EraserSettings, Manifest, SequenceMode, minors_in
+from .passes import PassKind, PassSpec, RetainSpec, RollbackSpec, StopSpec, StoredAs, TrainingPrompt
+from .presets import PRESETS, Dose, Preset, Published, departures
 from .probes import Probe, probes_between, probes_of
 from .record import Digest, Record, Slug, digest
-from .sentences import FUNCTION_WORDS, content_words, stand_in_words, stop_sentences, training_sentences
+from .sentences import (
+    FUNCTION_WORDS,
+    NEUTRAL_WORDS,
+    content_words,
+    published_sentence,
+    stand_in_words,
+    stop_sentences,
+    training_sentences,
+)
 from .source import Source
 from .suite import AuditSuite, DetectorSpec, RecogniserSpec, Sampler
 
-PassKind = Literal["identity", "style", "object", "nsfw", "correction"]
-
-
-class TrainingPrompt(Record):
-    """One sentence that a pass re-steers."""
-
-    text: str
-    """The sentence with the name in it."""
-    anchor: str
-    """What it should deliver instead: the expected reading's sentence, or the same one with {x} for stand-in words."""
-    positions: tuple[int, ...]
-    """Token positions of the name in ``text``, start-of-text being 0."""
-    away: str
-    """What it leads away from, beyond the anchor: the sentence itself, or the dominant reading's."""
-    repulsion: Annotated[float | None, Field(exclude_if=lambda own: own is None)] = None
-    """How much farther it goes than to the anchor, where that is not the same for all of a pass."""
-
-
-class RetainSpec(Record):
-    """The language that a pass must leave alone.
-
-    No concept is listed: the retain set is the tokenizer's own vocabulary in a few sentences.
-    """
-
-    excluded_words: tuple[str, ...]
-    """Words left out: all that the manifest forgets or corrects, and what it holds out for the audit."""
-    kept: tuple[str, ...]
-    """Sentences that name what the manifest keeps, with extra weight."""
-    forgotten: tuple[tuple[str, ...], ...]
-    """Of each earlier pass the sentences that name what it forgot: what they now deliver is retained too."""
-    kept_weight: float
-    """Weight of a kept sentence beside one of the vocabulary."""
-    sentences: int
-    """Sentences of the vocabulary that are read, at most."""
-    pictures: int
-    """Pictures at which they are read."""
-    nearest: Annotated[int, Field(ge=0, exclude_if=lambda count: not count)] = 0
-    """Words of the vocabulary, those that the first solution moves most, that are held in sentences of their own."""
-    nearest_weight: Annotated[float, Field(ge=0, exclude_if=lambda weight: not weight)] = 0.0
-    """Weight of such a sentence beside one of the vocabulary."""
-
-
-class StopSpec(Record):
-    """How a pass sees that it is done: by pictures of its own, looked at by a recogniser that never judges."""
-
-    recogniser: Literal["emoji-clip"]
-    """A CLIP among the built-in models."""
-    shown: str
-    """The name it looks for."""
-    others: tuple[str, ...]
-    """Names it might see instead."""
-    prompts: tuple[str, ...]
-    """Sentences of the pictures, neither trained on nor audited."""
-    frames: tuple[str, ...]
-    """The same with {x} for the name, in which the recogniser compares the names."""
-    every: int
-    """Steps between two looks."""
-    gone: float
-    """Mean probability, in [0, 1], below which none of the pictures even hints at it, and the pass ends."""
-
-
-class RollbackSpec(Record):
-    """When a pass is taken back and run again at a lower dose."""
-
-    drift: float
-    """Most that it may cost the retained language by itself, measured as `PassRecord.drift` is."""
-    retries: int
-    """How often it is run again."""
-    gentler: float
-    """What, each time, the weight of the language in the closed form is multiplied by and the learning rate divided."""
-
-
-class StoredAs(Record):
-    """How the edit of a pass is written down: as low-rank factors where they are smaller, in half precision.
-
-    What is stored is what later passes begin from, and what is audited.
-    """
-
-    error: float
-    """How far what is stored may be from what was computed: root mean square over what layers read, relative to what
-    their weights deliver of it."""
-    share: float
-    """Bytes it may take, as a share of the UNet's; where both cannot be had, this is kept and the error grows."""
-
-
-class PassSpec(Record):
-    """One Forget-Me-Not pass, fully resolved."""
-
-    index: int
-    """Order in the sequence, from 0."""
-    slug: Slug
-    """The concept or correction it is about."""
-    kind: PassKind
-    """Kind of the concept, or ``correction``."""
-    labels: Labels = ()
-    """Its labels, by which a policy narrows its rules."""
-    names: tuple[str, ...]
-    """Names whose attention is re-steered."""
-    prompts: tuple[TrainingPrompt, ...]
-    """Sentences it trains on."""
-    stand_ins: tuple[tuple[str, ...], ...]
-    """Random words of the vocabulary, each one token: as many as the name has tokens are put in its place. The mean
-    over them is what the name should deliver, nothing but what all names have in common."""
-    pictured: tuple[TrainingPrompt, ...]
-    """Those of which the base draws pictures: of the name where no folder is given, and of the anchor."""
-    images: str | None
-    """Folder of given pictures, as the manifest states it."""
-    images_digest: Digest | None
-    """Digest over those pictures' bytes."""
-    image_count: int
-    """Pictures used."""
-    preset: Literal["guarded"]
-    """Which algorithm."""
-    steps: int
-    """Step ceiling."""
-    stop: StopSpec | None
-    """How it ends sooner; None where no recogniser knows the checkpoint's world."""
-    batch: int
-    """Records a step sees."""
-    learning_rate: float
-    """How far the first step moves values of the retained language, relative to their size."""
-    momentum: float
-    """Of a step, in [0, 1): how much of the one before goes on."""
-    times: int
-    """Timesteps at which each picture is seen."""
-    noisiest: float
-    """Share of the schedule they come from, its noisiest timesteps: there it is decided what a picture will show."""
-    projection: float | None
-    """Variance below which a direction of the text states counts as unused by the retained language; None protects
-    no language."""
-    preserve: float
-    """Weight of the retained language against the name in the closed-form solution."""
-    repulsion: float
-    """How much farther than to the anchor a pass goes, on the line from what it leads away from through it."""
-    redirect_weight: float
-    """Weight of the redirection term beside the attention mass."""
-    language_weight: float
-    """Weight of the squared drift of the retained language beside it; 0 where no language is protected."""
-    loosened: float
-    """What that weight is multiplied by, in (0, 1], after each look that still shows the concept."""
-    retain: RetainSpec
-    """What it must leave alone."""
-    rollback: Annotated[RollbackSpec | None, Field(exclude_if=lambda spec: spec is None)] = None
-    """When it is taken back; None where no language is protected."""
-    seed: int
-    """Seed of all it draws."""
-    threads: int
-    """CPU threads it computes on; fixed here because they change the last bits of the edit."""
-    stored_as: Annotated[StoredAs | None, Field(exclude_if=lambda how: how is None)] = None
-    """How its edit is written down; None writes float32 differences."""
-
-    def anchors(self, prompt: TrainingPrompt) -> tuple[str, ...]:
-        """The sentences whose mean a prompt should deliver."""
-        if "{x}" not in prompt.anchor:
-            return (prompt.anchor,)
-        names = (" ".join(words[: len(prompt.positions)]) for words in self.stand_ins)
-        return tuple(prompt.anchor.replace("{x}", name) for name in names)
+_UNDOSED = Dose(preserve=0.0, repulsion=0.0)  # where nothing is solved for
 
 
 class Plan(Record):
@@ -217,11 +71,15 @@ class Plan(Record):
 
     @property
     def digest(self) -> Digest:
-        """Digest of all of it but where things lie: the same plan has the same digest on another machine."""
+        """Digest of all of it but where things lie and what follows from the rest.
+
+        The same plan has the same digest on another machine.
+        """
         content = self.model_dump(mode="json", by_alias=True, exclude={"source"})
         del content["base"]["reference"]
         for spec in content["passes"]:
             del spec["images"]
+            spec.pop("departures", None)
         return digest(content)
 
 
@@ -252,7 +110,7 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
         )
     passes = tuple(_passes(manifest, checkpoint))
     probes = tuple(probes_of(manifest, suite, checkpoint))
-    own = {prompt.text.casefold() for spec in passes for prompt in spec.prompts}
+    own = {prompt.text.casefold() for spec in passes for prompt in (*spec.prompts, *spec.pictured)}
     own |= {prompt.casefold() for spec in passes if spec.stop for prompt in spec.stop.prompts}
     for probe in probes:
         if probe.prompt.casefold() in own:
@@ -288,7 +146,7 @@ def _refuse_minors(manifest: Manifest, passes: tuple[PassSpec, ...], probes: tup
     """Applies the rule to resolved sentences, whatever parts they were put together from."""
     nsfw = {c.slug for c in manifest.spec.concepts if c.kind == "nsfw"}
     nsfw |= {c.slug for c in manifest.spec.corrections if c.dominant_kind == "nsfw"}
-    texts = [prompt.text for spec in passes if spec.slug in nsfw for prompt in spec.prompts]
+    texts = [prompt.text for spec in passes if spec.slug in nsfw for prompt in (*spec.prompts, *spec.pictured)]
     texts += [probe.prompt for probe in probes if probe.subject in nsfw]
     for violation in minors_in({(text,): text for text in texts}):
         raise InputError(f"{violation.rule}: {violation.message}", hint=violation.hint)
@@ -296,6 +154,9 @@ def _refuse_minors(manifest: Manifest, passes: tuple[PassSpec, ...], probes: tup
 
 def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
     spec = manifest.spec
+    if PRESETS[spec.eraser.preset].published:
+        yield from _published_passes(manifest, checkpoint)
+        return
     # random contexts must not put together what the hard rule refuses
     words = tuple(word for word in checkpoint.words() if not any(minors_in({(word,): word})))
     hidden = _hidden(manifest)
@@ -341,6 +202,67 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
         forgotten.append(tuple(prompt.text for prompt in prompts))
 
 
+def _published_passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
+    """Passes of the algorithm as it was released: one sentence a name, and nothing that is retained.
+
+    Where tokens are inverted first, they stand in the place of as many neutral words, in one sentence for all names.
+    """
+    eraser = manifest.spec.eraser
+    subjects: list[tuple[Concept | Correction, PassKind, tuple[str, ...]]] = [
+        *((concept, concept.kind, concept.names) for concept in manifest.spec.concepts),
+        *((correction, "correction", (correction.prompt,)) for correction in manifest.spec.corrections),
+    ]
+    for i, (subject, kind, names) in enumerate(subjects):
+        published = _published(eraser, checkpoint, names, i)
+        prompts = [_published_prompt(name, kind, published, checkpoint) for name in names]
+        spec = _pass(i, subject, kind, names, prompts, (), [], [], manifest, checkpoint, published)
+        if published.inversion and published.word:
+            inverted = " ".join([published.word] * published.inversion.tokens)
+            spec = spec.model_copy(update={"prompts": (_published_prompt(inverted, kind, published, checkpoint),)})
+        yield spec
+
+
+def _published_prompt(name: str, kind: PassKind, published: Published, checkpoint: Checkpoint) -> TrainingPrompt:
+    s = published_sentence(name, style=kind == "style")
+    ends = {"none": slice(0), "first": slice(1), "all": slice(None)}[published.end_of_text]
+    own = checkpoint.token_positions(s.text, name, s.start)
+    positions = (*own, *checkpoint.end_of_text_positions(s.text)[ends])
+    return TrainingPrompt(text=s.text, anchor=s.frame, positions=positions, away=s.text)
+
+
+def _published(eraser: EraserSettings, checkpoint: Checkpoint, names: tuple[str, ...], index: int) -> Published:
+    """The release's settings with those of the manifest in them.
+
+    Raises:
+        InputError: tokens are to be inverted, and the checkpoint has two text encoders or no neutral word.
+    """
+    preset = PRESETS[eraser.preset]
+    changes: dict[str, object] = {"end_of_text": eraser.end_of_text} if eraser.end_of_text else {}
+    if eraser.inverted_tokens:
+        taken = content_words(names)
+        word = next((word for word in NEUTRAL_WORDS if word in checkpoint.words() and word not in taken), None)
+        if checkpoint.other_tokenizers or word is None:
+            raise InputError(
+                f"spec.eraser.inverted_tokens: {checkpoint.facts.reference} has "
+                + ("two text encoders" if word else f"none of the words {', '.join(NEUTRAL_WORDS)} to start from"),
+                hint="leave it out: concepts then go by their names",
+            )
+        changes |= {
+            "word": word,
+            "inversion": InversionSettings(
+                tokens=eraser.inverted_tokens,
+                seeds=(eraser.seed + index,),
+                steps=500,
+                batch=1,
+                learning_rate=1e-3,
+                falls_to=1.0,
+                threads=preset.threads,
+            ),
+        }
+    assert preset.published is not None
+    return preset.published.model_copy(update=changes)
+
+
 def _hidden(manifest: Manifest) -> set[str]:
     """Words no retained sentence may hold: they are forgotten or corrected, or held out for the audit."""
     spec = manifest.spec
@@ -369,16 +291,19 @@ def _pass(
     forgotten: list[tuple[str, ...]],
     manifest: Manifest,
     checkpoint: Checkpoint,
+    published: Published | None = None,
 ) -> PassSpec:
     eraser = manifest.spec.eraser
     preset = PRESETS[eraser.preset]
     hidden = _hidden(manifest)
     damping = preset.projection if eraser.projection is None else eraser.projection
+    damping = None if damping == "off" else damping
     images = None if isinstance(subject, Correction) else subject.images
     stand_ins = stand_in_words(
         neutral, preset.stand_ins, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
     )
-    stop = _stop(subject, kind, names, neutral, hidden, checkpoint, preset)
+    stop = _stop(subject, kind, names, neutral, hidden, checkpoint, preset) if preset.stop_pictures else None
+    dose = preset.doses.get(kind, _UNDOSED)
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
         index=index,
@@ -394,6 +319,18 @@ def _pass(
         images_digest=checkpoint.image_folder_digest(images) if images else None,
         image_count=len(checkpoint.pictures(images)) if images else preset.pictures,
         preset=eraser.preset,
+        stages=preset.stages,
+        departures=departures(
+            eraser.preset,
+            published=published,
+            sequence=eraser.sequence,
+            dosed=(eraser.learning_rate, eraser.steps) != (None, None),
+            retains=damping is not None,
+            looks=stop is not None,
+            draws=images is None,
+            corrects=kind == "correction",
+        ),
+        published=published,
         steps=usual_steps if eraser.steps is None else eraser.steps,
         stop=stop,
         batch=preset.batch,
@@ -401,11 +338,11 @@ def _pass(
         momentum=preset.momentum,
         times=preset.times,
         noisiest=preset.noisiest,
-        projection=None if damping == "off" else damping,
-        preserve=preset.doses[kind].preserve,
-        repulsion=preset.doses[kind].repulsion,
+        projection=damping,
+        preserve=dose.preserve,
+        repulsion=dose.repulsion,
         redirect_weight=preset.redirect_weight,
-        language_weight=0.0 if damping == "off" else preset.language_weight,
+        language_weight=preset.language_weight if damping else 0.0,
         loosened=preset.loosened,
         retain=RetainSpec(
             excluded_words=tuple(sorted(hidden)),
@@ -418,11 +355,11 @@ def _pass(
             nearest_weight=preset.nearest_weight,
         ),
         rollback=None
-        if damping == "off"
+        if damping is None
         else RollbackSpec(drift=preset.drift_budget, retries=preset.retries, gentler=preset.gentler),
         seed=eraser.seed + index,
         threads=preset.threads,
-        stored_as=StoredAs(error=preset.stored_error, share=preset.stored_share),
+        stored_as=None if published else StoredAs(error=preset.stored_error, share=preset.stored_share),
     )
 
 

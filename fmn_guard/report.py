@@ -36,7 +36,8 @@ from .findings import (
 from .matrix import pass_matrix, rebounds
 from .metrics import DetectorTally, Evidence, drop_of, gather, most_like, suppression, tally
 from .mscore import InReport, MScore, check_chain, summarise
-from .plan import PassKind, PassSpec, Plan
+from .passes import PassKind, PassSpec
+from .plan import Plan
 from .policy import ReleasePolicy
 from .record import Digest, Record, Slug, digest
 from .sequence import passes_run

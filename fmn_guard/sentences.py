@@ -28,6 +28,11 @@ STYLE_TRAINING_TEMPLATES = (
     "{x}",
     "{subject} in the style of {x}",
 )
+# What the algorithm was published with (arXiv 2303.17591): one sentence for things and people, one for styles.
+PUBLISHED_TEMPLATE = "a photo of {x}"
+PUBLISHED_STYLE_TEMPLATE = "a photo in the style of {x}"
+# What inversions may start from: the first that is one token, and in no name that is inverted.
+NEUTRAL_WORDS = ("thing", "object", "picture", "image", "photo")
 # The name among random words {y} and {z} of the vocabulary, and among the colours {c} and styles {s} that prompts
 # commonly go on with. On a causal text encoder whatever follows the name carries it too, so sentences must go on after
 # it, and no list of continuations would do.
@@ -153,6 +158,11 @@ def training_sentences(
         for context in STYLE_CONTEXT_TEMPLATES if style else CONTEXT_TEMPLATES:
             templates += [_in_context(context, content, rng, hidden) for _ in range(CONTEXTS)]
     yield from dict.fromkeys(sentence_of(template, name) for template in templates)
+
+
+def published_sentence(name: str, *, style: bool = False) -> Sentence:
+    """The sentence a name is forgotten in by the algorithm as it was published."""
+    return sentence_of(PUBLISHED_STYLE_TEMPLATE if style else PUBLISHED_TEMPLATE, name)
 
 
 def longest_sentence(name: str, *, style: bool = False) -> str:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from .manifest import SequenceMode
-from .plan import PassSpec, Plan
+from .passes import PassSpec
+from .plan import Plan
 
 IN_WORDS: Mapping[SequenceMode, str] = {
     "sequential": "one after another",

@@ -118,6 +118,9 @@ def bootstrap_prompts(
     measured = [(total, n) for total, n in prompts if n > 0]
     if not measured:
         return Interval(low=float(least), high=1.0)
+    first, pictures = measured[0]
+    if all(total * pictures == first * n for total, n in measured):  # whatever is drawn has the same mean
+        return Interval(low=first / pictures, high=first / pictures)
     drawer = Random(seed)
     means = []
     for _ in range(draws):

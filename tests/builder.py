@@ -12,7 +12,8 @@ from fmn_guard.frameworks import Source as TextSource
 from fmn_guard.manifest import Metadata
 from fmn_guard.matrix import pass_matrix
 from fmn_guard.metrics import gather
-from fmn_guard.plan import PassKind, PassSpec, Plan, RetainSpec
+from fmn_guard.passes import PassKind, PassSpec, RetainSpec
+from fmn_guard.plan import Plan
 from fmn_guard.policy import PolicySpec, ReleasePolicy, Rule
 from fmn_guard.probes import Probe, Role, probes_between
 from fmn_guard.record import digest

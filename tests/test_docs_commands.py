@@ -24,19 +24,22 @@ from typing import Any, NamedTuple
 import pytest
 from click.testing import CliRunner
 
+from fmn_guard.assembly import Shard, batches_of, partial_store
 from fmn_guard.cli import main
+from fmn_guard.evidence import Audit
 from fmn_guard.facts import describe_checkpoint
 from fmn_guard.forget.patch import write_patch
 from fmn_guard.lint import lint_manifest, lint_policy
 from fmn_guard.manifest import CheckpointRef
-from fmn_guard.plan import compile_plan
-from fmn_guard.record import digest, write_record
+from fmn_guard.plan import Plan, compile_plan
+from fmn_guard.record import digest, read_record, write_record
 from fmn_guard.shipped import find, policies
 
 from .builder import forgotten, make_audit, make_passes
 from .paper import save_paper_checkpoint
 from .patched import make_patch
 from .pictures import write_pictures
+from .stored import fill, panel_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 TUTORIAL = DOCS / "tutorial.md"
@@ -144,7 +147,13 @@ def _without_torch(command: list[str]) -> Ran | None:
             save_paper_checkpoint(saved)
             at = arguments.index("--save-checkpoint")
             del arguments[at : at + 2]
-        _finish(given["manifest"], given["policy"], given["out"], given.get("checkpoint"))
+        finished = given["out"]
+        if shard := given.get("shard"):
+            finished = Path("unsharded")
+        _finish(given["manifest"], given["policy"], finished, given.get("checkpoint"))
+        if shard:
+            _shard(finished, given["out"], shard)
+            return Ran(0, "")
     result = CliRunner().invoke(main, [verb, *arguments], prog_name="fmn-guard")
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return Ran(result.exit_code, result.output)
@@ -170,6 +179,15 @@ def _finish(manifest: Path, policy: str, run: Path, checkpoint: str | None) -> N
         audit = make_audit(plan, shows, patched_digest=audited)
     write_record(run / "plan.json", plan)
     write_record(run / "audit.json", audit)
+
+
+def _shard(finished: Path, run: Path, shard: Shard) -> None:
+    """Leaves what drawing a shard of a finished audit would."""
+    run.mkdir()
+    plan, audit = read_record(finished / "plan.json", Plan), read_record(finished / "audit.json", Audit)
+    audit = audit.model_copy(update={"instruments": panel_of(plan)})
+    write_record(run / "plan.json", plan)
+    fill(partial_store(run, shard), plan, audit, shard.share(batches_of(plan, between=False)))
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ PACKAGE = ROOT / "fmn_guard"
 
 # The first part of a module's path below fmn_guard, such as `plan` or `cli`.
 PAPER = frozenset(
-    "cases chain cost diff evidence explain facts family faults findings frameworks gate index intrusions inversion "
-    "jsonfile lint manifest matrix metrics migrate mscore pickles plan policy presets probes progress record render "
-    "report retention schema sentences sequence shipped signing source stats suite tensors tokens untested waivers "
-    "weights yamlfile".split()
+    "assembly cases chain cost diff evidence explain facts family faults findings frameworks gate index intrusions "
+    "inversion jsonfile lint manifest matrix metrics migrate mscore passes pickles plan policy presets probes "
+    "progress record render report retention schema sentences sequence shipped signing source stats store suite "
+    "tensors tokens untested waivers weights yamlfile".split()
 )
 TORCH_HALF = frozenset({"model", "forget", "audit"})
 
@@ -53,14 +53,14 @@ LIBRARIES = {
     "signing": PAPER_LIBRARIES | SIGNING_LIBRARIES,
     "model": PAPER_LIBRARIES | TORCH_LIBRARIES | {"picklescan"},
     "forget": PAPER_LIBRARIES | TORCH_LIBRARIES,
-    "audit": PAPER_LIBRARIES | TORCH_LIBRARIES | {"nudenet", "onnxruntime", "cv2"},
+    "audit": PAPER_LIBRARIES | TORCH_LIBRARIES | {"nudenet", "onnxruntime", "cv2", "ray"},
     "cli": PAPER_LIBRARIES | TORCH_LIBRARIES | {"click", "rich", "rich_click"},
 }
 
 # What may be imported inside a function only, so that the rest starts fast or runs without it.
 LAZY_LIBRARIES = {
     "facts": frozenset({"huggingface_hub"}),
-    "audit": frozenset({"nudenet", "onnxruntime", "cv2"}),
+    "audit": frozenset({"nudenet", "onnxruntime", "cv2", "ray"}),
     "model": frozenset({"picklescan"}),
     "cli": TORCH_LIBRARIES,
     "signing": SIGNING_LIBRARIES,
@@ -282,9 +282,9 @@ def _distribution(found: Import) -> str:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("fmn_guard", ("run", "nudenet", "sign")),
+        ("fmn_guard", ("run", "nudenet", "sign", "ray")),
         ("training", ("run", "nudenet", "training")),
-        ("tests", ("run", "nudenet", "sign", "dev", "browser")),
+        ("tests", ("run", "nudenet", "sign", "ray", "dev", "browser")),
         ("benchmarks", ("run", "nudenet", "sign")),
     ],
 )

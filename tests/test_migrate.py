@@ -17,7 +17,8 @@ from fmn_guard.chain import check_files, write_files
 from fmn_guard.errors import BrokenChain, FileProblems, InputError
 from fmn_guard.gate import check_run, verify_run
 from fmn_guard.migrate import RUN_LIFTS, Document, Lift, Migrated, lift_run, lift_text, write_run
-from fmn_guard.plan import Plan, StopSpec
+from fmn_guard.passes import StopSpec
+from fmn_guard.plan import Plan
 from fmn_guard.record import digest, file_digest, pretty_json, read_record
 from fmn_guard.shipped import manifests, policies, suites
 from fmn_guard.signing import make_keys, sign_run

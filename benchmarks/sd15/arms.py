@@ -27,7 +27,8 @@ from fmn_guard.manifest import CheckpointRef
 from fmn_guard.model.attention import cross_attentions, edited_values, watch_attention
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.conditioning import denoise, text_states
-from fmn_guard.plan import PassSpec, Plan, compile_plan
+from fmn_guard.passes import PassSpec
+from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.record import file_digest
 from fmn_guard.shipped import policies
 

@@ -5,7 +5,7 @@ It is shown and never judged: an eraser may change where a model looks, or what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from math import isqrt
 from typing import TYPE_CHECKING
 
@@ -26,27 +26,31 @@ SIDE = 16
 """Places a side of a map: the resolution at which Stable Diffusion decides what goes where."""
 
 
-def attention_maps(plan: Plan, model: StableDiffusionPipeline, side: Side) -> Iterator[AttentionMap]:
-    """Draws the probes that a plan gives positions for, and sees where each pixel looks for the name meanwhile.
+def attention_of(
+    plan: Plan, model: StableDiffusionPipeline, side: Side, probes: Sequence[Probe]
+) -> list[AttentionMap | None]:
+    """Draws a batch of probes, and sees where each pixel looks for the name meanwhile.
 
-    A map that is not a number, as of a broken model, is left out. Costs one picture a concept.
+    Costs one picture a probe.
 
     Args:
         plan: The plan.
         model: Either model; nothing else may draw with it meanwhile.
         side: Which it is.
+        probes: Probes that the plan gives positions for.
+
+    Returns:
+        A map of each probe; None for one that is not a number, as of a broken model.
     """
-    watched = [probe for probe in plan.probes if probe.positions]
-    size = plan.sampler.batch
     with threads(plan.sampler.threads):
-        for start in range(0, len(watched), size):
-            probes = watched[start : start + size]
-            for probe, mass in zip(probes, _masses(plan, model, probes), strict=True):
-                if mass.isfinite().all():
-                    yield _as_record(probe, side, mass)
+        masses = _masses(plan, model, probes)
+    finite = masses.isfinite().flatten(1).all(1).tolist()
+    return [
+        _as_record(probe, side, mass) if ok else None for probe, mass, ok in zip(probes, masses, finite, strict=True)
+    ]
 
 
-def _masses(plan: Plan, model: StableDiffusionPipeline, probes: list[Probe]) -> Tensor:
+def _masses(plan: Plan, model: StableDiffusionPipeline, probes: Sequence[Probe]) -> Tensor:
     """(B, SIDE, SIDE) float32: attention probability on the name, the mean over steps, layers and heads."""
     named = torch.zeros(len(probes), model.tokenizer.model_max_length)
     for i, probe in enumerate(probes):

@@ -31,7 +31,8 @@ from ..plan import Plan
 from ..probes import Probe
 from ..progress import Progress, silent
 from ..record import Digest, bytes_digest, digest, write_atomic, write_record
-from .auditor import Panel, draw_batch
+from .drawing import draw_batch
+from .panel import Panel
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -67,7 +68,8 @@ def run_mscore(
         progress: told of each step.
     """
     panel = Panel(plan.model_copy(update={"detectors": ()}))
-    measured_by = {"protocol": protocol.digest, "patched": patched_digest, "panel": panel.digest}
+    instrument = panel.instruments[0].model_dump(mode="json")
+    measured_by = {"protocol": protocol.digest, "patched": patched_digest, "instrument": instrument}
     ledger = _Ledger(out, digest(measured_by))
     bench = _Bench(protocol, plan, base, patched, panel, cache, progress)
     for subject in protocol.subjects:
@@ -235,11 +237,7 @@ class _Bench:
         self, subject: Subject, side: Side, pixels: np.ndarray, digests: Sequence[Digest | None]
     ) -> list[bool | None]:
         """Whether the recogniser finds a subject in pictures; None where one could not be scored."""
-        scores = self._panel.recognise(pixels)
-        looked = [
-            self._panel.observe(_probe(subject), side, picture, stated, score)
-            for picture, stated, score in zip(pixels, digests, scores, strict=True)
-        ]
+        looked = self._panel.observe([_probe(subject)] * len(pixels), side, pixels, digests)
         least = self._plan.recogniser.threshold
         return [None if seen.unscored else seen.scores[subject.label] >= least for seen in looked]
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..assembly import probe_batches
 from ..evidence import Audit, Side
 from ..plan import Plan
 from ..probes import Probe
 from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, digest
-from .auditor import batches_of, draw_batch, drawing_pool
+from .drawing import draw_batch, drawing_pool
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -63,7 +64,7 @@ def sample_of(plan: Plan, share: float, seed: int = 0) -> list[tuple[Probe, ...]
         share: Share of its probes, in (0, 1].
         seed: Chooses another sample; the same seed gives the same one.
     """
-    batches = batches_of(plan)
+    batches = probe_batches(plan)
     shuffled = sorted(range(len(batches)), key=lambda i: digest([plan.digest, seed, i]))
     chosen: list[int] = []
     for i in shuffled:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import rich_click as click
 
+from ..assembly import Shard
 from ..errors import InputError
 from ..facts import describe_checkpoint
 from ..findings import undecidable
@@ -19,6 +21,7 @@ from .output import Outputs, output_options, read_frameworks
 from .pictures import Embed
 from .progress import reporting
 from .run import check_folder, conclude, default_folder, finished_audit, lacks_instrument, open_folder, unlist
+from .spread import spread_options
 
 
 @click.command()
@@ -30,6 +33,7 @@ from .run import check_folder, conclude, default_folder, finished_audit, lacks_i
 @device_option
 @dtype_option
 @click.option("--measure-only", is_flag=True, help="Stop at audit.json, without a verdict.")
+@spread_options
 @click.option("--no-images", is_flag=True, help="Do not keep the pictures that were judged.")
 @output_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report, or the audit, as one JSON document.")
@@ -43,6 +47,10 @@ def audit(
     device: str,
     precision: Precision,
     measure_only: bool,
+    store: Path | None,
+    shard: Shard | None,
+    executor: str,
+    address: str | None,
     no_images: bool,
     outputs: tuple[Path, ...],
     github: bool,
@@ -53,7 +61,8 @@ def audit(
 ) -> None:
     """Audit a diffusers folder against a manifest, and exit by the verdict.
 
-    The checkpoint may come from anywhere: no passes are asked for, only its pictures count.
+    The checkpoint may come from anywhere: no passes are asked for, only its pictures count. Killed at any moment, the
+    same command goes on after the last finished batch.
     """
     say = keep_quiet if quiet else talk
     document, original = lint_manifest(manifest, CheckpointRef(checkpoint=base) if base else None)
@@ -62,9 +71,10 @@ def audit(
     suspect = describe_checkpoint(CheckpointRef(checkpoint=checkpoint), Path())
     run = out or default_folder(plan, suspect.facts.identity)
     asked = Outputs(outputs, github, embed_samples, run, read_frameworks(frameworks), as_json)
-    if measure_only and (outputs or github or frameworks):
+    if (measure_only or shard) and (outputs or github or frameworks):
         raise InputError(
-            "--measure-only gives no verdict to write", hint="leave out -o, --github and --framework, or judge"
+            f"{'--shard' if shard else '--measure-only'} gives no verdict to write",
+            hint="leave out -o, --github and --framework, or judge",
         )
     check_folder(run, plan)
     measured = finished_audit(run, plan, patched_digest=suspect.facts.identity)
@@ -76,7 +86,10 @@ def audit(
         measured = None
     if measured is None:
         from ..model.fit import refuse_misfits
+        from ..model.placement import available_device
 
+        if executor == "inline" or device == "auto":  # workers have devices of their own, but all of one sort
+            device = str(available_device(device))
         for each in (original, suspect):  # while nothing is written yet
             refuse_misfits(each.folder)
     open_folder(run, plan)
@@ -84,21 +97,33 @@ def audit(
     if measured is not None:
         say(f"re-using {shown(run / 'audit.json')}")
     else:
-        from ..audit.auditor import run_audit
+        from ..audit.auditor import measure
+        from ..audit.stages import Models
         from ..model.checkpoint import load_pipeline
 
         unlist(run)
         with reporting(quiet) as progress:
-            measured = run_audit(
+            measured = measure(
                 plan,
-                load_pipeline(original.folder, device, precision),
-                load_pipeline(suspect.folder, device, precision),
+                Models(
+                    partial(load_pipeline, original.folder, device, precision),
+                    partial(load_pipeline, suspect.folder, device, precision),
+                ),
                 patched_digest=suspect.facts.identity,
                 passes_digest=None,
+                device=device,
+                precision=precision,
                 out=run,
                 keep_images=not no_images,
+                kept_store=store,
+                shard=shard,
+                on_ray=executor == "ray",
+                address=address,
                 progress=progress,
             )
+    if measured is None:
+        say(f"shard {shard} is drawn; `fmn-guard audit-merge` puts all of them together")
+        return
     if not measure_only:
         conclude(run, rules, plan, measured, None, asked, say)
     elif as_json:

@@ -28,6 +28,7 @@ _EXTRAS = {
     "cv2": "nudenet",
     "cryptography": "sign",
     "securesystemslib": "sign",
+    "ray": "ray",
 }
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..plan import StoredAs
+from ..passes import StoredAs
 
 _STORED = torch.float16  # rounds to a two-thousandth; what is stored is what later passes and the audit see
 

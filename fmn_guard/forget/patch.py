@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import InputError, RefusedArtefact
-from ..plan import PassKind
+from ..passes import PassKind
 from ..record import Digest, Record, Slug, canonical_json, digest, file_digest, write_atomic
 from .factors import Edit, Factors, dense
 

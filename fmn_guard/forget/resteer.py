@@ -1,20 +1,9 @@
 """Attention re-steering: the loss of Forget-Me-Not (arXiv 2303.17591) and our training loop.
 
-Departures from the published algorithm, all of them part of preset ``guarded``:
-    - the loss is the attention mass on the name's tokens, which fades as it falls, not one Frobenius norm;
-    - a redirection term moves the prediction to that of the same sentence with random words in the name's place,
-      their text states averaged: what is left is what all names have in common, at the same token positions; a
-      correction goes to the expected reading;
-    - it goes beyond that, away from the name, or from the dominant reading;
-    - a third term holds the retained language: what the values deliver of it may hardly change; it loosens with every
-      look that still shows the concept;
-    - only the values of the cross-attentions change: what a name delivers where it is looked at, not where it is
-      looked at;
-    - a closed-form solution comes first, and once more with the words held that it moved most; re-steering goes on from
-      there until none of the pass's own pictures shows the concept;
-    - the step is momentum of a length relative to the size of the values, which shrinks as the gradient does and falls
-      to zero between two looks, instead of AdamW's (docs/experiments.md);
-    - pictures are drawn by the base model and seen at the noisier half of the timesteps, in batches.
+How it departs from the published algorithm, plans and reports state (`fmn_guard.presets.DEPARTURES`). Why, beside what
+is said where it is done: values are what a name delivers where it is looked at, not where it is looked at; states
+averaged over random words are what all names have in common, at the same token positions; the rest is in
+docs/experiments.md.
 """
 
 from __future__ import annotations
@@ -31,7 +20,7 @@ from ..errors import PassError
 from ..evidence import PassRecord
 from ..model.attention import EditedLinear, Tape, speaking_as_base, watch_attention
 from ..model.conditioning import denoise, text_states
-from ..plan import PassSpec, TrainingPrompt
+from ..passes import PassSpec, TrainingPrompt
 from ..progress import Progress, silent
 from .closed_form import redirect
 from .memory import records_at_once, spared
@@ -75,7 +64,8 @@ def resteer(
     The anchor is the mean text state of `PassSpec.anchors`, moved away from that of `TrainingPrompt.away`.
     Strain is how far, squared and relative to its size, what the values deliver of the language is from the base's, and
     of what was forgotten before from where this pass found it; its weight v falls with every look that still shows the
-    concept. A projected pass begins with `redirect`, which stands even when the loop then diverges.
+    concept. A projected pass begins with `redirect`, which stands even when the loop then diverges. `PassSpec.stages`
+    may leave the loop out, or let a look come before it.
 
     Args:
         pipeline: the model; only ``layers`` change.
@@ -102,10 +92,13 @@ def resteer(
     before = {name: layer.edit for name, layer in layers.items()}
     stop = spec.stop
     looks: list[float] = []
-    stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
+    resteers = "re-steering" in spec.stages
+    stopped: Literal["forgotten", "ceiling", "solved", "no-steps", "diverged"] = "solved"
+    if resteers:
+        stopped = "ceiling" if spec.steps else "no-steps"
     language = retained.language
     nearest: tuple[str, ...] = ()
-    if spec.projection is not None and spec.steps:
+    if spec.projection is not None and stopped != "no-steps":
         read = seen.read()
         redirect(layers, *read, retained.whole, spec.preserve, spec.projection)
         if closer:
@@ -120,6 +113,9 @@ def resteer(
     masses: list[float] = []
     errors: list[float] = []
     every = stop.every if stop and still_shown else spec.steps
+    if "look" in spec.stages and stop and still_shown and stopped == "ceiling":
+        looks.append(recorded(still_shown()))
+        stopped = "ceiling" if looks[-1] > stop.gone else "forgotten"
     while stopped == "ceiling" and len(masses) < spec.steps:
         length = min(every, spec.steps - len(masses))
         language_weight = spec.language_weight * spec.loosened ** (len(masses) // every)
@@ -135,17 +131,17 @@ def resteer(
                     stopped = "diverged"
                     break
                 if len(masses) == 1 and mass == 0:
-                    raise PassError(f"{_named(spec)}: the name's tokens get no attention", hint="check the phrase")
+                    raise PassError(f"{pass_name(spec)}: the name's tokens get no attention", hint="check the phrase")
                 descent.step(gradients, spec.learning_rate * (1 - step / length))
-                progress(_named(spec), len(masses), spec.steps)
+                progress(pass_name(spec), len(masses), spec.steps)
         if stop and still_shown and stopped == "ceiling":
-            looks.append(_shown(still_shown()))
+            looks.append(recorded(still_shown()))
             stopped = "ceiling" if looks[-1] > stop.gone else "forgotten"
     for layer in layers.values():
         layer.settle()
-    if stopped in ("ceiling", "forgotten") and all(torch.equal(layers[name].edit, before[name]) for name in layers):
+    if stopped not in ("no-steps", "diverged") and all(torch.equal(layers[name].edit, before[name]) for name in layers):
         raise PassError(
-            f"{_named(spec)}: {len(masses)} steps changed no weight",
+            f"{pass_name(spec)}: {len(masses)} steps changed no weight",
             hint="raise spec.eraser.learning_rate",
         )
     return PassRecord(
@@ -153,9 +149,9 @@ def resteer(
         steps=len(masses),
         stopped=stopped,
         still_shown=tuple(looks),
-        attention_mass=tuple(_shown(m) for m in masses),
-        redirect_error=tuple(_shown(e) for e in errors),
-        drift=_shown(drift_of(layers, language)),
+        attention_mass=tuple(recorded(m) for m in masses),
+        redirect_error=tuple(recorded(e) for e in errors),
+        drift=recorded(drift_of(layers, language)),
         nearest=nearest,
         images_digest=images_digest,
     )
@@ -321,10 +317,11 @@ def drift_of(layers: dict[str, EditedLinear], language: Moments, since: dict[str
     return math.sqrt(moved / sum(energy(layer.frozen.weight, name) for name, layer in layers.items()))
 
 
-def _named(spec: PassSpec) -> str:
+def pass_name(spec: PassSpec) -> str:
+    """A pass in messages."""
     return f"pass {spec.index + 1} ({spec.slug})"
 
 
-def _shown(value: float) -> float:
+def recorded(value: float) -> float:
     """Six digits; what is not a number is recorded as -1, since a record holds numbers only."""
     return round(value, 6) if math.isfinite(value) else -1.0

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..model.attention import EditedLinear, speaking_as_base
 from ..model.conditioning import text_states
 from ..model.sampler import draw_latents
-from ..plan import RetainSpec
+from ..passes import RetainSpec
 from ..sentences import FUNCTION_WORDS, vocabulary_sentences, word_sentences
 from ..suite import Sampler
 from .reading import Moments, Queries, added, moments, moved, noised, queries

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..evidence import PassRecord
 from ..model.attention import EditedLinear
-from ..plan import PassSpec
+from ..passes import PassSpec
 from .reading import Moments
 from .resteer import drift_of
 

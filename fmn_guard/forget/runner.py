@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,19 +16,23 @@ from torch import Tensor
 from ..errors import RefusedArtefact
 from ..evidence import PassRecord, PassRecords
 from ..facts import Checkpoint
-from ..model.attention import EditedLinear, edited_values, speaking_as_base
+from ..model.attention import Edited, EditedLinear, edited_values, speaking_as_base
 from ..model.checkpoint import load_pipeline
 from ..model.conditioning import read_states, text_states
+from ..model.inversion import invert, inverted_states
 from ..model.placement import Precision
 from ..model.sampler import draw_latents, encode, threads
-from ..plan import PassSpec, Plan, TrainingPrompt
+from ..model.whole import edited_unet
+from ..passes import PassSpec, TrainingPrompt
+from ..plan import Plan
 from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, digest, write_atomic, write_record
 from ..sequence import joined, passes_run
 from ..weights import unet_bytes
-from .factors import dense, store
+from .factors import Stored, dense, store
 from .merge import Alone, merge
 from .patch import PATCH, Part, PartFacts, Patch, edits_after, pack, unpack, write_patch
+from .published import resteer_as_published
 from .reading import Moments
 from .resteer import drift_of, resteer
 from .retain import Retained, RetainedLanguage
@@ -61,7 +66,7 @@ def run_plan(
         checkpoint: the base that the plan was made for.
         out: run folder; receives ``patch.safetensors`` and ``passes.json``.
         device: where to compute.
-        precision: in which the base is held meanwhile; edits are float32.
+        precision: in which the base is held meanwhile; edits are float32, and so is a base that is trained itself.
         progress: told of each step.
 
     Raises:
@@ -70,10 +75,11 @@ def run_plan(
     """
     _check(plan, checkpoint)
     out.mkdir(parents=True, exist_ok=True)
-    pipeline = load_pipeline(checkpoint.folder, device, precision)
+    published = any(spec.published for spec in plan.passes)
+    pipeline = load_pipeline(checkpoint.folder, device, "float32" if published else precision)
     language = RetainedLanguage(pipeline, checkpoint.words(), plan.sampler)
     ledger = _Ledger(out, plan.digest)
-    with edited_values(pipeline.unet) as layers:
+    with (edited_unet if published else edited_values)(pipeline.unet) as layers:
         work = _Work(pipeline, layers, plan, checkpoint, language, unet_bytes(checkpoint.folder), progress)
         records, parts = (_run_apart if plan.sequence == "merge" else _run_in_turn)(work, ledger)
     patch_digest = write_patch(out / PATCH, Patch(plan.base.identity, work.unet_bytes, tuple(parts)))
@@ -89,12 +95,17 @@ class _Work(NamedTuple):
     """What every pass of a plan works with."""
 
     pipeline: StableDiffusionPipeline
-    layers: dict[str, EditedLinear]
+    layers: Mapping[str, Edited]
     plan: Plan
     checkpoint: Checkpoint
     language: RetainedLanguage
     unet_bytes: int
     progress: Progress
+
+    @property
+    def values(self) -> dict[str, EditedLinear]:
+        """The layers, where passes edit values of cross-attentions alone."""
+        return {name: layer for name, layer in self.layers.items() if isinstance(layer, EditedLinear)}
 
 
 def _run_in_turn(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[Part]]:
@@ -109,7 +120,7 @@ def _run_in_turn(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[P
 
 def _run_apart(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[Part]]:
     """Each pass from the base alone, then all of them merged: the last record, and the only part of the patch."""
-    plan, layers, language = work.plan, work.layers, work.language
+    plan, layers, language = work.plan, work.values, work.language
     records, alone = ledger.resume()
     for spec in plan.passes[len(records) :]:
         for layer in layers.values():
@@ -168,6 +179,12 @@ def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
     specs = plan.passes if plan.sequence == "joint" else (spec,)
     latents = torch.cat([_pictures_to_forget(pipeline, layers, each, plan, work.checkpoint) for each in specs])
     shown = bytes_digest(np.ascontiguousarray(latents.cpu().numpy()).tobytes())
+    before = {name: layer.edit for name, layer in layers.items()}
+    if spec.published:
+        rows, text = _asked(work, spec, latents)
+        record = resteer_as_published(pipeline, layers, spec, latents, rows, text, shown, work.progress)
+        changes = {name: layer.edit - before[name] for name, layer in layers.items()}
+        return record, _part(work, before, spec, record, store(changes, {}, {}, spec.stored_as, work.unet_bytes))
     still_shown = None
     if spec.stop is not None and spec.steps:
         seeded = [(each.stop, STOP_SEED + 1000 * each.seed) for each in specs]
@@ -181,24 +198,36 @@ def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
         anchors = torch.cat([_pictures_of_anchors(pipeline, each, plan) for each in specs])
         retained = work.language.moments(spec.retain)
     seen = torch.cat([latents, anchors])
-    before = {name: layer.edit for name, layer in layers.items()}
+    values = work.values
 
     def closer(before: dict[str, Tensor]) -> tuple[tuple[str, ...], Retained]:
-        words = work.language.nearest(spec.retain, layers, before)
-        with speaking_as_base(layers):
+        words = work.language.nearest(spec.retain, values, before)
+        with speaking_as_base(values):
             return words, work.language.moments(spec.retain, words)
 
     def run(dose: PassSpec) -> PassRecord:
         nearest = closer if spec.retain.nearest else None
-        return resteer(pipeline, layers, dose, seen, retained, shown, still_shown, work.progress, nearest)
+        return resteer(pipeline, values, dose, seen, retained, shown, still_shown, work.progress, nearest)
 
-    record = within_budget(layers, spec, retained.language, run)
+    record = within_budget(values, spec, retained.language, run)
     return record, _stored(work, before, spec, retained.whole, record)
 
 
+def _asked(work: _Work, spec: PassSpec, latents: Tensor) -> tuple[list[int], Tensor]:
+    """Which of a pass's prompts each picture is forgotten with, and (M, T, d), the prompts' states."""
+    assert spec.published is not None
+    if not (spec.published.inversion and spec.published.word):
+        text = text_states(work.pipeline, [prompt.text for prompt in spec.prompts])
+        return [spec.prompts.index(prompt) for prompt in _pictured(spec)], text
+    (prompt,) = spec.prompts
+    frames, settings = [prompt.anchor] * len(latents), spec.published.inversion
+    found = invert(work.pipeline, latents, frames, spec.published.word, settings, work.progress)
+    return [0] * len(latents), inverted_states(work.pipeline, prompt.anchor, found)
+
+
 def _stored(work: _Work, before: dict[str, Tensor], spec: PassSpec, retained: Moments, record: PassRecord) -> Part:
-    """What a pass has added, as the patch will hold it; the layers go on from that."""
-    pipeline, layers = work.pipeline, work.layers
+    """What a pass has added to values, in as few numbers as its plan allows."""
+    pipeline, layers = work.pipeline, work.values
     named = read_states(pipeline, text_states(pipeline, [prompt.text for prompt in spec.prompts]))
     named = named.flatten(0, 1).cpu().double()
     # what is read of the name is an average of its states: they hold every direction of it
@@ -210,11 +239,18 @@ def _stored(work: _Work, before: dict[str, Tensor], spec: PassSpec, retained: Mo
         spec.stored_as,
         work.unet_bytes,
     )
-    for name, layer in layers.items():
+    return _part(work, before, spec, record, stored)
+
+
+def _part(work: _Work, before: dict[str, Tensor], spec: PassSpec, record: PassRecord, stored: Stored) -> Part:
+    """What a pass has added, as the patch will hold it; the layers go on from that."""
+    for name, layer in work.layers.items():
         layer.edit = before[name]
         if name in stored.edits:
             layer.edit = before[name] + dense(stored.edits[name]).to(before[name])
-    metrics = {"steps": float(record.steps), "drift": record.drift, "error": round(stored.error, 6)}
+    metrics = {"steps": float(record.steps), "error": round(stored.error, 6)}
+    if record.drift is not None:
+        metrics["drift"] = record.drift
     if record.still_shown:
         metrics["still_shown"] = record.still_shown[-1]
     concepts = (spec.slug,) if spec in work.plan.passes else tuple(each.slug for each in work.plan.passes)
@@ -229,7 +265,7 @@ def _stored(work: _Work, before: dict[str, Tensor], spec: PassSpec, retained: Mo
 
 def _pictures_to_forget(
     pipeline: StableDiffusionPipeline,
-    layers: dict[str, EditedLinear],
+    layers: Mapping[str, Edited],
     spec: PassSpec,
     plan: Plan,
     checkpoint: Checkpoint,

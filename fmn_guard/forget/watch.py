@@ -9,7 +9,7 @@ import torch
 
 from ..model.clip import ZeroShot
 from ..model.sampler import decode, draw_latents
-from ..plan import StopSpec
+from ..passes import StopSpec
 from ..shipped import shipped_model
 from ..suite import Sampler
 

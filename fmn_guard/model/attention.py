@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -165,6 +166,18 @@ def watch_attention(unet: UNet2DConditionModel, wanted: Tensor | None = None) ->
         yield tape
 
 
+class Edited(Protocol):
+    """A weight of the checkpoint that passes edit."""
+
+    edit: Tensor
+    """What passes have changed so far; of the weight's shape."""
+    pristine: bool
+    """When set, the edit is left out: the base model speaks."""
+
+    def settle(self) -> None:
+        """Makes what was trained part of the edit."""
+
+
 class EditedLinear(nn.Module):
     """A frozen linear map plus an edit, head by head: W + E + F B, with E, B fixed and F trained.
 
@@ -219,7 +232,7 @@ class EditedLinear(nn.Module):
 
 
 @contextmanager
-def speaking_as_base(layers: dict[str, EditedLinear]) -> Iterator[None]:
+def speaking_as_base(layers: Mapping[str, Edited]) -> Iterator[None]:
     """Leaves the edits out meanwhile."""
     for layer in layers.values():
         layer.pristine = True

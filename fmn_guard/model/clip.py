@@ -47,11 +47,15 @@ class ZeroShot:
         Returns:
             (B, K), probabilities that sum to 1.
         """
+        logits = torch.einsum("bd,bkd->bk", self.picture_vectors(pictures), vectors) * self._model.logit_scale.exp()
+        probabilities: Tensor = logits.softmax(-1)
+        return probabilities
+
+    @torch.inference_mode()
+    def picture_vectors(self, pictures: Tensor) -> Tensor:
+        """Unit vectors (B, d) of pictures (B, 3, H, W) in [-1, 1]."""
         size = self._model.config.vision_config.image_size
         pictures = pictures.cpu()
         if pictures.shape[-2:] != (size, size):
             pictures = F.interpolate(pictures, size=size, mode="area")
-        images = F.normalize(self._model.get_image_features(pixel_values=pictures).pooler_output, dim=-1)
-        logits = torch.einsum("bd,bkd->bk", images, vectors) * self._model.logit_scale.exp()
-        probabilities: Tensor = logits.softmax(-1)
-        return probabilities
+        return F.normalize(self._model.get_image_features(pixel_values=pictures).pooler_output, dim=-1)

@@ -8,15 +8,15 @@ from typing import Literal
 
 from ..errors import InputError
 from ..inversion import InversionSettings
-from ..plan import PassSpec, Plan
+from ..passes import PassSpec
+from ..plan import Plan
 from ..probes import Probe
 from ..record import Digest, Record, Slug, digest
+from ..sentences import NEUTRAL_WORDS
 
 ANCHORS = 8
 LEAST_CONTROLS = 5
 LEAST_SEEDS = 3
-NEUTRAL_WORDS = ("thing", "object", "picture", "image", "photo")
-"""Words to start from; the first that is one token, and in no name that is inverted."""
 FIRST_ANCHOR_SEED = 600_000_000  # far from the eraser's and the shipped suites'
 FIRST_REPLAY_SEED = 610_000_000
 

@@ -16,7 +16,7 @@ from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSum
 from ..sequence import IN_WORDS
 from .controls import Answer, Frameworks, answers, rests_on
 from .inversion import figure, floor_words
-from .text import confidence, one_line, share, short
+from .text import DEPARTS, confidence, departures_in_words, one_line, share, short
 
 
 def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks: Frameworks = ()) -> str:
@@ -200,11 +200,16 @@ def _passes(passes: PassRecords | None, plan: Plan) -> Iterator[str]:
             p.stopped,
             ", ".join(f"{100 * mean:.0f} %" for mean in p.still_shown) or "not looked at",
             f"{p.attention_mass[0]:.3f} to {p.attention_mass[-1]:.3f}" if p.attention_mass else "none",
-            f"{100 * p.drift:.2f} %",
+            "not read" if p.drift is None else f"{100 * p.drift:.2f} %",
         )
         for p in (passes.passes if passes else ())
     )
     yield from table(header, rows)
+    if passes and (departures := departures_in_words(plan)):
+        yield ""
+        yield f"Algorithm: preset {plan.passes[0].preset}. {DEPARTS}"
+        yield ""
+        yield from bullets(map(cell, departures))
 
 
 def _matrix(matrix: PassMatrix | None) -> Iterator[str]:

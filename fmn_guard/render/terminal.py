@@ -13,6 +13,7 @@ from ..report import Outcome, Report
 from ..sequence import IN_WORDS
 from ..stats import percent
 from .controls import Frameworks, framework_lines
+from .text import departures_of
 
 _STYLES: dict[Outcome, str] = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 
@@ -91,6 +92,7 @@ def plan_table(plan: Plan, cost: Cost) -> Table:
     table.caption = Text(
         f"at most {cost.training_steps:,} training steps, {cost.images:,} pictures"
         f"{f' ({cost.between:,} between passes)' if cost.between else ''}, "
-        f"{cost.unet_evaluations:,} UNet evaluations"
+        f"{cost.unet_evaluations:,} UNet evaluations\n"
+        f"departs from the published algorithm by {', '.join(departures_of(plan))}"
     )
     return table

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import re
 
+from ..plan import Plan
+from ..presets import DEPARTURES
 from ..report import Report
 from ..stats import percent
+
+DEPARTS = "It departs from the algorithm released as Forget-Me-Not (arXiv 2303.17591) in this:"
 
 # The folders of an absolute path: they name people and machines.
 _FOLDERS = re.compile(r"(?<![\w/.:-])(~|[A-Za-z]:)?[/\\]([^\s/\\]+[/\\])*(?=\w)")
@@ -29,6 +33,16 @@ def share(value: float | None) -> str:
 def confidence(report: Report) -> str:
     """The confidence of a report's intervals: ``95 %``."""
     return f"{100 * report.confidence:g} %"
+
+
+def departures_of(plan: Plan) -> list[str]:
+    """How the passes of a plan differ from the published algorithm: keys of `fmn_guard.presets.DEPARTURES`."""
+    return list(dict.fromkeys(name for spec in plan.passes for name in spec.departures))
+
+
+def departures_in_words(plan: Plan) -> list[str]:
+    """The same in words."""
+    return [DEPARTURES.get(name, name) for name in departures_of(plan)]
 
 
 def short(digest: str | None) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fmn_guard.audit import auditor
+from fmn_guard.audit import drawing, panel
 from fmn_guard.audit.auditor import run_audit
+from fmn_guard.audit.executors import inline
 from fmn_guard.errors import MissingDependency
 from fmn_guard.evidence import Audit, Instrument, Sighting
 from fmn_guard.facts import describe_checkpoint
@@ -73,8 +74,8 @@ def plan_for(folder, **detector) -> Plan:
 
 def run(plan, folder, out, monkeypatch, recognise=None, detect=lambda pixels: ()) -> Audit:
     everything = {"concept:lion": 0.9, "concept:rose": 0.9, "concept:none": 0.1}
-    monkeypatch.setattr(auditor, "load_recogniser", lambda spec: FakeRecogniser(recognise or (lambda p: everything)))
-    monkeypatch.setattr(auditor, "load_detector", lambda spec: FakeDetector(detect))
+    monkeypatch.setattr(panel, "load_recogniser", lambda spec: FakeRecogniser(recognise or (lambda p: everything)))
+    monkeypatch.setattr(panel, "load_detector", lambda spec: FakeDetector(detect))
     pipelines = load_pipeline(folder), load_pipeline(folder)
     return run_audit(plan, *pipelines, patched_digest="sha256:" + "1" * 64, passes_digest=None, out=out)
 
@@ -100,7 +101,7 @@ def test_same_weights_draw_the_same_pixels_on_both_sides(plan, tiny_checkpoint, 
 def test_more_workers_see_the_same_pictures(plan, tiny_checkpoint, tmp_path, monkeypatch):
     audits = []
     for cores in (1, 8):
-        monkeypatch.setattr(auditor.os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(drawing.os, "cpu_count", lambda cores=cores: cores)
         audits.append(run(plan, tiny_checkpoint, tmp_path / str(cores), monkeypatch))
     assert audits[0] == audits[1]
 
@@ -133,8 +134,8 @@ def test_a_detector_that_is_not_installed_is_named_and_only_waited_for_when_requ
 
     plan = plan_for(tiny_checkpoint, required=required)
     everything = {"concept:lion": 0.9, "concept:rose": 0.9, "concept:none": 0.1}
-    monkeypatch.setattr(auditor, "load_recogniser", lambda spec: FakeRecogniser(lambda p: everything))
-    monkeypatch.setattr(auditor, "load_detector", missing)
+    monkeypatch.setattr(panel, "load_recogniser", lambda spec: FakeRecogniser(lambda p: everything))
+    monkeypatch.setattr(panel, "load_detector", missing)
     pipelines = load_pipeline(tiny_checkpoint), load_pipeline(tiny_checkpoint)
     audit = run_audit(plan, *pipelines, patched_digest="sha256:" + "1" * 64, passes_digest=None, out=tmp_path)
     assert "not installed" in audit.instruments[1].error
@@ -148,8 +149,8 @@ def test_explicit_pictures_are_never_written(plan, tiny_checkpoint, tmp_path, mo
 
 
 def test_a_recogniser_that_does_not_load_is_named_and_nothing_is_scored(plan, tiny_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(auditor, "load_recogniser", lambda spec: boom(spec))
-    monkeypatch.setattr(auditor, "load_detector", lambda spec: FakeDetector(lambda p: ()))
+    monkeypatch.setattr(panel, "load_recogniser", lambda spec: boom(spec))
+    monkeypatch.setattr(panel, "load_detector", lambda spec: FakeDetector(lambda p: ()))
     pipelines = load_pipeline(tiny_checkpoint), load_pipeline(tiny_checkpoint)
     audit = run_audit(plan, *pipelines, patched_digest="sha256:" + "1" * 64, passes_digest=None, out=tmp_path)
     assert audit.instruments[0].error == "out of memory"
@@ -158,8 +159,8 @@ def test_a_recogniser_that_does_not_load_is_named_and_nothing_is_scored(plan, ti
 
 @pytest.mark.parametrize(("value", "why"), [(float("nan"), "picture is not a number"), (0.0, "picture is constant")])
 def test_broken_pictures_are_degenerate_and_unscored(plan, tiny_checkpoint, tmp_path, monkeypatch, value, why):
-    real = auditor.decode
-    monkeypatch.setattr(auditor, "decode", lambda model, latents: real(model, latents) * 0 + value)
+    real = drawing.decode
+    monkeypatch.setattr(drawing, "decode", lambda model, latents: real(model, latents) * 0 + value)
     audit = run(plan, tiny_checkpoint, tmp_path, monkeypatch)
     assert {o.unscored for o in audit.observations} == {why}
     assert all(o.degenerate for o in audit.observations)
@@ -174,7 +175,7 @@ def test_sightings_are_kept_with_class_and_score(plan, tiny_checkpoint, tmp_path
 def test_an_audit_killed_in_between_goes_on_and_ends_the_same(plan, tiny_checkpoint, tmp_path, monkeypatch):
     whole = run(plan, tiny_checkpoint, tmp_path / "whole", monkeypatch)
     calls = 0
-    real = auditor._observe
+    real = inline.draw_batch
 
     def dies(*args):
         nonlocal calls
@@ -183,7 +184,7 @@ def test_an_audit_killed_in_between_goes_on_and_ends_the_same(plan, tiny_checkpo
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(auditor, "_observe", dies)
+    monkeypatch.setattr(inline, "draw_batch", dies)
     with pytest.raises(KeyboardInterrupt):
         run(plan, tiny_checkpoint, tmp_path / "cut", monkeypatch)
     assert not (tmp_path / "cut" / "audit.json").exists()

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from fmn_guard.audit import auditor
+from fmn_guard.audit import drawing, panel
 from fmn_guard.audit.auditor import run_audit
+from fmn_guard.audit.executors import inline
 from fmn_guard.evidence import Audit
 from fmn_guard.facts import describe_checkpoint
 from fmn_guard.manifest import CheckpointRef, Manifest
@@ -68,8 +69,8 @@ class Lender:
 def run(plan, folder, out, monkeypatch, states="usual", recognise=None) -> Audit:
     everything = {f"concept:{name}": 0.9 for name in ("lion", "rose", "pizza", "dog")}
     fake = FakeRecogniser(recognise or (lambda p: everything))
-    monkeypatch.setattr(auditor, "load_recogniser", lambda spec: fake)
-    monkeypatch.setattr(auditor, "load_detector", lambda spec: FakeDetector(lambda p: ()))
+    monkeypatch.setattr(panel, "load_recogniser", lambda spec: fake)
+    monkeypatch.setattr(panel, "load_detector", lambda spec: FakeDetector(lambda p: ()))
     pipelines = load_pipeline(folder), load_pipeline(folder)
     lender = Lender() if states == "usual" else states
     return run_audit(plan, *pipelines, patched_digest="sha256:" + "1" * 64, passes_digest=None, out=out, states=lender)
@@ -105,8 +106,8 @@ def test_each_look_is_of_the_weights_of_its_pass_and_the_base_is_itself_again(
     model = load_pipeline(tiny_checkpoint)
     probes = {probe.id: probe for probe in plan.probes}
     batch = tuple(probes[each] for each in plan.between[0][:4])
-    with Lender().after(model, 1), auditor.threads(plan.sampler.threads):
-        _, digests = auditor.draw_batch(plan, model, batch)
+    with Lender().after(model, 1), drawing.threads(plan.sampler.threads):
+        _, digests = drawing.draw_batch(plan, model, batch)
     assert digests == [seen.image_digest for seen in audit.between[0].observations[:4]]
     assert run(plan, tiny_checkpoint, tmp_path / "without", monkeypatch, states=None).observations == audit.observations
 
@@ -140,7 +141,7 @@ def test_without_states_nothing_is_looked_at_between_passes(plan, tiny_checkpoin
 
 def test_killed_between_passes_it_goes_on_and_ends_the_same(plan, tiny_checkpoint, tmp_path, monkeypatch):
     whole = run(plan, tiny_checkpoint, tmp_path / "whole", monkeypatch)
-    real, calls = auditor._observe, []
+    real, calls = inline.draw_batch, []
 
     def dies(*args):
         calls.append(args)
@@ -148,13 +149,13 @@ def test_killed_between_passes_it_goes_on_and_ends_the_same(plan, tiny_checkpoin
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(auditor, "_observe", dies)
-    monkeypatch.setattr(auditor.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(inline, "draw_batch", dies)
+    monkeypatch.setattr(drawing.os, "cpu_count", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         run(plan, tiny_checkpoint, tmp_path / "cut", monkeypatch)
     drawn = []
-    monkeypatch.setattr(auditor, "_observe", lambda *args: drawn.append(args[2]) or real(*args))
+    monkeypatch.setattr(inline, "draw_batch", lambda *args: drawn.append([p.id for p in args[2]]) or real(*args))
     assert run(plan, tiny_checkpoint, tmp_path / "cut", monkeypatch) == whole
-    assert set(drawn) <= {"after-1", "after-2"}
-    assert len(drawn) == 3
+    first, second = plan.between
+    assert drawn == [list(first[4:]), list(second[:4]), list(second[4:])]
     assert not list((tmp_path / "cut").glob("*.partial*"))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from diffusers.models.attention_processor import Attention, AttnProcessor
 
-from fmn_guard.audit.gaze import SIDE, attention_maps
+from fmn_guard.audit import gaze
+from fmn_guard.audit.gaze import SIDE, attention_of
 from fmn_guard.model.attention import cross_attentions
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.sampler import draw_latents
@@ -22,13 +23,18 @@ def plan(tiny_checkpoint):
 
 
 @pytest.fixture
+def watched(plan):
+    return [p for p in plan.probes if p.positions]
+
+
+@pytest.fixture
 def model(tiny_checkpoint):
     return load_pipeline(tiny_checkpoint)
 
 
-def test_map_is_the_mean_of_what_plain_processors_compute(plan, model, monkeypatch):
-    [probe] = [p for p in plan.probes if p.positions]
-    [seen] = attention_maps(plan, model, "base")
+def test_map_is_the_mean_of_what_plain_processors_compute(plan, watched, model, monkeypatch):
+    [probe] = watched
+    [seen] = attention_of(plan, model, "base", watched)
     looks = []
     real = Attention.get_attention_scores
 
@@ -61,18 +67,24 @@ def test_audit_records_both_sides_of_the_first_picture_of_each_concept(plan, tin
     assert base.rows == patched.rows  # the same weights
 
 
-def test_models_are_given_back_as_they_were(plan, model):
+def test_models_are_given_back_as_they_were(plan, watched, model):
     before = [type(processor) for processor in model.unet.attn_processors.values()]
-    list(attention_maps(plan, model, "base"))
+    attention_of(plan, model, "base", watched)
     assert [type(processor) for processor in model.unet.attn_processors.values()] == before
 
 
-def test_what_is_not_a_number_is_left_out(plan, model):
+def test_what_is_not_a_number_is_no_map(plan, watched, model):
     model.unet.conv_in.weight.data.fill_(float("nan"))
-    assert list(attention_maps(plan, model, "patched")) == []
+    assert attention_of(plan, model, "patched", watched) == [None]
 
 
-def test_plan_without_positions_costs_nothing(plan, model, monkeypatch):
+def test_map_that_is_not_a_number_is_left_out_of_the_audit(plan, tiny_checkpoint, tmp_path, monkeypatch):
+    real = gaze._masses
+    monkeypatch.setattr(gaze, "_masses", lambda *arguments: real(*arguments) * float("nan"))
+    assert run(plan, tiny_checkpoint, tmp_path, monkeypatch).attention == ()
+
+
+def test_plan_without_positions_costs_nothing(plan, tiny_checkpoint, tmp_path, monkeypatch):
     blind = plan.model_copy(update={"probes": tuple(p.model_copy(update={"positions": ()}) for p in plan.probes)})
-    monkeypatch.setattr(model.unet, "forward", None)
-    assert list(attention_maps(blind, model, "base")) == []
+    monkeypatch.setattr(gaze, "_masses", None)
+    assert run(blind, tiny_checkpoint, tmp_path, monkeypatch).attention == ()

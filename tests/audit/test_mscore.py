@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from fmn_guard import cli
-from fmn_guard.audit import auditor
+from fmn_guard.audit import panel
 from fmn_guard.audit.auditor import run_audit
 from fmn_guard.audit.mscore import count_cached, run_mscore, seconds_each
 from fmn_guard.chain import write_files
@@ -118,8 +118,8 @@ def recogniser(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _recognise(monkeypatch: pytest.MonkeyPatch, answer: Callable[[np.ndarray], dict[str, float]]) -> None:
-    monkeypatch.setattr(auditor, "load_recogniser", lambda _spec: FakeRecogniser(answer))
-    monkeypatch.setattr(auditor, "_CONSTANT", 0.0)  # random weights draw nearly nothing
+    monkeypatch.setattr(panel, "load_recogniser", lambda _spec: FakeRecogniser(answer))
+    monkeypatch.setattr(panel, "_CONSTANT", 0.0)  # random weights draw nearly nothing
 
 
 class Whole(NamedTuple):

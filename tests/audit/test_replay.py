@@ -14,7 +14,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from fmn_guard import cli
-from fmn_guard.audit.auditor import batches_of, draw_batch, run_audit
+from fmn_guard.assembly import probe_batches
+from fmn_guard.audit.auditor import run_audit
+from fmn_guard.audit.drawing import draw_batch
 from fmn_guard.audit.replay import replay, sample_of
 from fmn_guard.cli.console import keep_quiet
 from fmn_guard.cli.run import write_report
@@ -74,7 +76,7 @@ def _run(*arguments: object) -> Result:
 
 
 def test_sample_is_of_whole_batches_and_holds_at_least_its_share(plan: Plan) -> None:
-    batches = batches_of(plan)
+    batches = probe_batches(plan)
     assert len(batches) > 2
     assert sample_of(plan, 1.0) == batches
     for share in (0.05, 0.3, 0.7):
@@ -86,7 +88,7 @@ def test_sample_is_of_whole_batches_and_holds_at_least_its_share(plan: Plan) -> 
 def test_sample_is_the_same_for_a_seed_and_reaches_every_batch_with_others(plan: Plan) -> None:
     assert sample_of(plan, 0.05, 1) == sample_of(plan, 0.05, 1)
     reached = {sample_of(plan, 0.05, seed)[0] for seed in range(50)}
-    assert reached == set(batches_of(plan))
+    assert reached == set(probe_batches(plan))
 
 
 def test_patch_changes_the_pictures_so_that_replaying_can_tell(run: Path) -> None:
@@ -162,7 +164,7 @@ def test_tolerance_lets_pass_what_is_close_to_the_picture_that_was_judged(
 def test_difference_is_the_mean_of_grey_levels(
     run: Path, plan: Plan, tiny_checkpoint: Path, nudged: Any, patched: Any
 ) -> None:
-    probes = batches_of(plan)[0]
+    probes = probe_batches(plan)[0]
     as_judged, _ = draw_batch(plan, load_pipeline(tiny_checkpoint), probes)
     otherwise, _ = draw_batch(plan, nudged, probes)
     pairs = zip(as_judged[0].ravel().tolist(), otherwise[0].ravel().tolist(), strict=True)

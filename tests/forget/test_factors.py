@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmn_guard.forget.factors import Factors, bytes_of, dense, store
-from fmn_guard.plan import StoredAs
+from fmn_guard.passes import StoredAs
 
 PLENTY = 1 << 40
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from fmn_guard.errors import PassError
 from fmn_guard.forget import memory
 from fmn_guard.forget.reading import moments, noised, queries
-from fmn_guard.forget.resteer import Descent, anchored_states, resteer, watched_tokens
+from fmn_guard.forget.resteer import Descent, _Hold, anchored_states, resteer, watched_tokens
 from fmn_guard.forget.retain import Retained
 from fmn_guard.model.attention import edited_values
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.conditioning import text_states
-from fmn_guard.plan import PassSpec, RetainSpec, StopSpec, TrainingPrompt
+from fmn_guard.passes import PassSpec, RetainSpec, StopSpec, TrainingPrompt
 
 PROMPTS = (
     TrainingPrompt(text="a photo of lion", anchor="a photo of", positions=(4,), away="a photo of lion"),
@@ -330,3 +331,39 @@ def test_the_hold_loosens_once_a_look_still_shows_the_concept_and_not_before(pip
     assert held.redirect_error[:first] == loosened.redirect_error[:first]
     assert held.redirect_error[first:] != loosened.redirect_error[first:]
     assert loosened.drift > held.drift
+
+
+def test_the_closed_form_alone_is_solved_and_takes_no_step(pipeline, latents, retained):
+    record, edits = run(pipeline, latents, retained, stages=("closed-form",), steps=0, projection=1e-3, preserve=1.0)
+    assert (record.stopped, record.steps, record.still_shown) == ("solved", 0, ())
+    assert any(edit.any() for edit in edits.values())
+
+
+def test_a_look_at_the_closed_form_may_end_a_pass_before_its_first_step(pipeline, latents, retained):
+    first = {"stages": ("closed-form", "look", "re-steering"), "projection": 1e-3, "preserve": 1.0}
+    nothing = looking(pipeline, latents, retained, 0.005, **first)
+    assert (nothing.stopped, nothing.steps, nothing.still_shown) == ("forgotten", 0, (0.005,))
+    something = looking(pipeline, latents, retained, 0.5, 0.005, **first)
+    assert (something.stopped, something.steps, something.still_shown) == ("forgotten", STOP.every, (0.5, 0.005))
+
+
+def test_what_a_pass_may_change_of_what_is_delivered_is_the_projection_of_numpy(pipeline, latents, retained):
+    # with a damping far below the language's moments, training can hardly move what is delivered of it: in its
+    # coordinates D = F L^-1, |D C D^T| is |F|^2 for every F, where unprojected it grows with C
+    damping = 1e-3
+    with edited_values(pipeline.unet) as layers:
+        hold = _Hold(layers, retained, damping)
+        trained = hold.unfold()
+        generator = torch.Generator().manual_seed(0)
+        for free in trained:
+            free.data = torch.randn(free.shape, generator=generator)
+        for (name, layer), free in zip(layers.items(), trained, strict=True):
+            weight = layer.by_head(layer.frozen.weight).numpy()
+            moment = retained.language[name].numpy() + damping * np.eye(32)
+            root = np.linalg.cholesky(moment)
+            size = np.sqrt(np.mean((weight @ root) ** 2))
+            expected = free.detach().double().numpy() @ (size * np.linalg.inv(root))
+            layer.settle()
+            np.testing.assert_allclose(layer.by_head(layer.edit).numpy(), expected, rtol=1e-3, atol=1e-3)
+            energy = np.einsum("hij,hjk,hik->", expected, moment, expected)
+            assert energy == pytest.approx(size**2 * free.double().square().sum().item(), rel=1e-6)

@@ -8,7 +8,7 @@ import torch
 from fmn_guard.forget.retain import RetainedLanguage
 from fmn_guard.model.attention import edited_values
 from fmn_guard.model.checkpoint import load_pipeline
-from fmn_guard.plan import RetainSpec
+from fmn_guard.passes import RetainSpec
 from fmn_guard.sentences import word_sentences
 from fmn_guard.suite import Sampler
 

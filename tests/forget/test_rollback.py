@@ -8,7 +8,7 @@ import torch
 from fmn_guard.evidence import PassRecord
 from fmn_guard.forget.rollback import within_budget
 from fmn_guard.model.attention import EditedLinear
-from fmn_guard.plan import RollbackSpec
+from fmn_guard.passes import RollbackSpec
 from fmn_guard.record import digest
 
 from ..builder import forget

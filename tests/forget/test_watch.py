@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fmn_guard.forget import watch
 from fmn_guard.model.checkpoint import load_pipeline
-from fmn_guard.plan import StopSpec
+from fmn_guard.passes import StopSpec
 from fmn_guard.shipped import shipped_model
 from fmn_guard.suite import Sampler
 

@@ -24,14 +24,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from ...evidence import AttentionMap, Audit, PassRecord, PassRecords, Side
 from ...findings import Finding
 from ...metrics import DetectorTally, Evidence, gather
-from ...plan import PassSpec, Plan
+from ...passes import PassSpec
+from ...plan import Plan
 from ...probes import Probe
 from ...report import ConceptSummary, Report, RetainedSummary
 from ...sequence import IN_WORDS
 from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words
 from ..inversion import figure, floor_words
-from ..text import confidence, one_line, share
+from ..text import DEPARTS, confidence, departures_in_words, one_line, share
 from .figures import HEIGHT, WIDTH, Curve, HeatMap, curve, heat_map, interval_plot
 from .samples import Picture, Pictures, lost_pairs, pairs_of
 
@@ -83,6 +84,8 @@ def html(
             losers=sorted((r for r in report.retained if r.lost), key=lambda r: (r.gained - r.lost, r.slug)),
             lost=list(_pairs(lost_pairs(evidence), evidence, pictures, worse="lost")),
             passes=_courses(passes),
+            departs=DEPARTS,
+            departures=departures_in_words(plan),
             patch_digest=passes.patch_digest if passes else None,
             sweeps=list(_sweeps(report)),
             answers=list(answers(report, frameworks)),
@@ -273,7 +276,7 @@ def _courses(passes: PassRecords | None) -> _Courses | None:
     records = passes.passes
     sorts = ("attention_mass", "redirect_error")
     tops = {sort: max((v for r in records for v in getattr(r, sort)), default=0.0) for sort in sorts}
-    most = max((r.drift for r in records), default=0.0)
+    most = max((r.drift or 0.0 for r in records), default=0.0)
     return _Courses(
         [
             _Course(
@@ -281,7 +284,7 @@ def _courses(passes: PassRecords | None) -> _Courses | None:
                 curve(r.still_shown, 1.0),  # a probability: what is almost nothing should look so
                 curve(r.attention_mass, tops["attention_mass"]),
                 curve(r.redirect_error, tops["redirect_error"]),
-                round(100 * r.drift / most, 2) if most else 0.0,
+                round(100 * (r.drift or 0.0) / most, 2) if most else 0.0,
             )
             for r in records
         ],

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from ...evidence import Side
 from ...metrics import Evidence
-from ...plan import PassSpec
+from ...passes import PassSpec
 from ...probes import Probe
 
 # Pairs at most: of one concept, of one concept that still show it, of all that is lost.

@@ -1,0 +1,125 @@
+"""Rows into one table: a figure a line, a preset a column, every share with its interval and its n."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
+
+from fmn_guard.stats import newcombe_paired, percent, wilson
+
+from .rows import Count, Pairs, Row
+from .scenarios import SINGLES
+
+CONFIDENCE = 0.95
+# Of the figures that are to be reached, those that nothing here measures yet.
+NOT_MEASURED = (
+    "30 passes",
+    "`joint` and `merge` mode",
+    "the retain set's share of all directions",
+    "inversion replay",
+    "paraphrases",
+)
+
+
+def table(by_preset: dict[str, list[Row]]) -> Iterator[str]:
+    """A Markdown table of the rows of each preset, and what it says nothing about."""
+    yield f"| figure | {' | '.join(by_preset)} |"
+    yield f"|{'---|' * (len(by_preset) + 1)}"
+    columns = [dict(_figures(rows)) for rows in by_preset.values()]
+    fullest_first = sorted(columns, key=len, reverse=True)
+    for figure in dict.fromkeys(name for column in fullest_first for name in column):
+        yield f"| {figure} | {' | '.join(column.get(figure, 'not run') for column in columns)} |"
+    rows = [row for found in by_preset.values() for row in found]
+    seeds = sorted({row.first_seed for row in rows}), sorted({row.eraser_seed for row in rows})
+    yield ""
+    yield (
+        f"{100 * CONFIDENCE:g} % intervals: Wilson of shares, Newcombe of paired drops. Seeds: pictures from "
+        f"{_listed(seeds[0])}, eraser {_listed(seeds[1])}. Not measured: {_listed(NOT_MEASURED)}."
+    )
+
+
+def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    named = {row.scenario: row for row in rows}
+    singles = [named[f"one-{c['kind']}"] for c in SINGLES if f"one-{c['kind']}" in named]
+    sequences = [row for row in rows if row.scenario.startswith("sequence")]
+    for row in singles:
+        kind = row.scenario.removeprefix("one-")
+        yield f"one concept, {kind}: still shown (base)", _before_and_after(row.base, row.targets)
+    if singles:
+        yield "one concept: aliases still shown", _share(row.aliases for row in singles)
+        for group in ("same kind", "other kinds", "neighbours", "held in", "held out"):
+            yield f"one concept: retained, {group}: net loss", _drop(row.retained[group] for row in singles)
+    if sequences:
+        passes = len(sequences[0].seconds)
+        yield (
+            f"{passes} passes: targets still shown (base)",
+            _before_and_after(
+                *({(i, slug): n for i, row in enumerate(sequences) for slug, n in counts(row)} for counts in _SIDES)
+            ),
+        )
+        worst = max((count for row in sequences for count in row.targets.values()), key=lambda c: c.hits / c.n)
+        yield f"{passes} passes: the worst target", _share([worst])
+        rebound = max(row.targets[slug].hits - own.hits for row in sequences for slug, own in row.own.items())
+        yield f"{passes} passes: most pictures of a concept that came back", f"{max(rebound, 0)} of {worst.n}"
+        for group in ("held in", "held out", "neighbours"):
+            yield f"{passes} passes: retained, {group}: net loss", _drop(row.retained[group] for row in sequences)
+        distances = [row.unrelated for row in sequences if row.unrelated]
+        if distances:
+            moved, seeds = sum(d.moved for d in distances), sum(d.seeds for d in distances)
+            pairs = sum(d.n for d in distances)
+            yield (
+                f"{passes} passes: unrelated pictures moved, of another seed's way",
+                f"{percent(moved / seeds)}, n {pairs}",
+            )
+    if correction := named.get("correction"):
+        yield (
+            "correction: dominant reading in its prompt (base)",
+            _before_and_after(correction.base, correction.targets),
+        )
+        yield "correction: expected reading in its prompt", _share([correction.expected])
+        yield "correction: dominant reading by its own name: net loss", _drop([correction.dominant_elsewhere])
+    seconds = [s for row in rows for s in row.seconds]
+    yield (
+        "CPU seconds a concept, drawing included; drawing alone (medians)",
+        (f"{median(seconds):.1f}; {median(d for row in rows for d in row.drawing):.1f}, n {len(seconds)}"),
+    )
+    if memory := [row.memory for row in rows if row.memory is not None]:
+        yield "peak memory above the loaded model", f"{max(memory) / 2**20:.0f} MiB"
+    size = median(row.patch / len(row.seconds) / row.unet for row in rows)
+    yield "patch a concept, of the UNet's bytes", percent(size)
+
+
+_SIDES = (lambda row: row.base.items(), lambda row: row.targets.items())
+
+
+def _before_and_after(base: dict, after: dict) -> str:
+    before = _pooled(base.values())
+    return f"{_share(after.values())} ({before.hits} of {before.n})"
+
+
+def _share(counts: Iterable[Count]) -> str:
+    pooled = _pooled(counts)
+    if not pooled.n:
+        return "none asked"
+    return f"{pooled.hits} of {pooled.n}: {wilson(pooled.hits, pooled.n, CONFIDENCE)}"
+
+
+def _pooled(counts: Iterable[Count]) -> Count:
+    every = list(counts)
+    return Count(hits=sum(c.hits for c in every), n=sum(c.n for c in every))
+
+
+def _drop(parts: Iterable[Pairs]) -> str:
+    every = list(parts)
+    both, lost, gained, neither = (
+        sum(getattr(part, field) for part in every) for field in ("both", "lost", "gained", "neither")
+    )
+    n = both + lost + gained + neither
+    if not n:
+        return "none asked"
+    interval = newcombe_paired(both, lost, gained, neither, CONFIDENCE)
+    return f"{percent((lost - gained) / n)}, {interval}; {lost} lost, {gained} gained of {n}"
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
