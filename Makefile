@@ -22,10 +22,10 @@ AXE := $(VENV)/axe-core-$(AXE_VERSION).js
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install quickstart quickstart-strict docs test test-slow test-html screenshots check format eval-builtin bench
-.PHONY: bench-forgetting bench-mscore
+.PHONY: bench-forgetting bench-mscore bench-sd15
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 install: $(ALL) ## Install fmn-guard with all its parts.
 
@@ -70,6 +70,9 @@ bench-forgetting: $(ALL) ## Measure what each preset forgets and keeps; resumabl
 
 bench-mscore: $(ALL) ## Measure M-Scores where the truth is known; hours on one core, and resumable.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mscore
+
+bench-sd15: $(ALL) ## Measure passes and patches at the size of real checkpoints; hours, 14 GB, and resumable.
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.sd15
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fmn-guard needs Python 3.11 or later")'

@@ -141,7 +141,7 @@ def test_yaml_shown_in_a_document_loads(block: Block, tmp_path: Path) -> None:
 
 def _make_targets() -> set[str]:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    return set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    return set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE))
 
 
 def _parse(arguments: list[str]) -> click.Command:

@@ -27,5 +27,5 @@ def main() -> None:
 main.commands = Commands(
     *("init", "lint", "plan", "apply", "audit", "audit-merge", "report", "gate"),
     *("mscore", "verify", "keygen", "sign", "replay", "diff", "clean", "migrate"),
-    *("patch", "no-pickle", "convert", "policy", "schema", "sample", "doctor", "completion"),
+    *("patch", "no-pickle", "convert", "fuse", "policy", "schema", "sample", "doctor", "completion"),
 )

@@ -205,7 +205,11 @@ def inspect(target: Path, as_json: bool) -> None:
 @_target
 @click.option("--format", "form", required=True, type=click.Choice(["kohya", "diffusers", "diff"]), help="See above.")
 @_out
-@click.option("--check", metavar="CHECKPOINT", help="Load it onto this base as its readers do, and compare.")
+@click.option(
+    "--check",
+    metavar="CHECKPOINT",
+    help="Load it onto this base as its readers do, compare, and say in it what it is for.",
+)
 @device_option
 def export(target: Path, form: Form, out: Path, check: str | None, device: str) -> None:
     r"""Write a patch in a form that other programs load.
@@ -216,7 +220,8 @@ def export(target: Path, form: Form, out: Path, check: str | None, device: str) 
     diff       whole differences by kohya's names, for ComfyUI
 
     All hold the sum of all passes, for strength 1; at another, nothing that was audited holds. --check loads the first
-    two with diffusers' `load_lora_weights`; for the third it adds what the file names to the base's weights.
+    two with diffusers' `load_lora_weights`; for the third it adds what the file names to the base's weights. What it is
+    for stands in its metadata by ModelSpec, which galleries and user interfaces show.
     """
     from ..forget.export import TOLERANCE, effect_lost, exported
     from ..forget.patch import check_base, read_patch
@@ -227,7 +232,7 @@ def export(target: Path, form: Form, out: Path, check: str | None, device: str) 
     if base is not None:
         check_base(path, found, base.facts.identity)
     _check_free(out)
-    write_atomic(out, exported(found, form))
+    write_atomic(out, exported(found, form, base))
     if base is not None:
         lost = effect_lost(base, found, out, form, device)
         if not lost <= TOLERANCE:

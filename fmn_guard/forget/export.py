@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..facts import Checkpoint
 from ..model.checkpoint import load_pipeline, quiet
+from ..model.modelspec import lora_spec
 from ..record import canonical_json
 from .factors import Factors
 from .patch import METADATA_KEY, Patch, check_base, edits_after
@@ -36,8 +37,13 @@ patch's own effect: root mean squares."""
 _RECORDS = 4
 
 
-def exported(patch: Patch, form: Form) -> bytes:
-    """A patch in another form; the same bytes for the same patch.
+def exported(patch: Patch, form: Form, base: Checkpoint | None = None) -> bytes:
+    """A patch in another form; the same bytes for the same patch and base.
+
+    Args:
+        patch: the patch.
+        form: which.
+        base: the checkpoint that it was made for, to say in the file what it is for (ModelSpec); None says nothing.
 
     Raises:
         InputError: it edits weights that the form cannot hold, or none.
@@ -45,6 +51,8 @@ def exported(patch: Patch, form: Form) -> bytes:
     if not any(part.edits for part in patch.parts):
         raise InputError("the patch changes nothing", hint="there is nothing to export")
     facts = {METADATA_KEY: canonical_json(patch.facts).decode()}
+    if base is not None:
+        facts |= lora_spec(base.facts, base.folder, len(patch.concepts), diffusers=form == "diffusers")
     match form:
         case "kohya":
             return _kohya(_loras(patch), facts)

@@ -69,20 +69,22 @@ def moments(
     Args:
         pipeline: the model.
         asked: from `queries`.
-        text: (N, T, d), states of the sentences that are read.
+        text: (N, T, d), states of the sentences that are read, on any device.
         each: queries to a sentence.
         also: (N, T, d), states that the same attention reads in their place.
 
     Returns:
-        Sums of r r^T and, zero without ``also``, of o r^T.
+        Sums of r r^T and of o r^T; nothing of the second without ``also``.
     """
     text, also = read_states(pipeline, text), None if also is None else read_states(pipeline, also)
     width = text.shape[-1]
-    own, crossed = ({name: _zeros(heads, width) for name, heads in _heads(pipeline)} for _ in range(2))
+    own = {name: _zeros(heads, width) for name, heads in _heads(pipeline)}
+    crossed = {} if also is None else {name: torch.zeros_like(moment) for name, moment in own.items()}
     for name, part, probs in _attended(pipeline, asked, text, each):
         read = _averaged(probs, text[part])
         own[name] += (read.mT @ read).cpu() / each
-        crossed[name] += (_averaged(probs, also[part]).mT @ read).cpu() / each if also is not None else 0
+        if also is not None:
+            crossed[name] += (_averaged(probs, also[part]).mT @ read).cpu() / each
     return own, crossed
 
 
@@ -150,9 +152,9 @@ def _attended(
         name, heads = f"{layer}{_VALUES}", module.heads
         for start in range(0, len(text), _SENTENCES):
             part = slice(start, start + _SENTENCES)
-            states = text[part]
+            states = text[part].to(pipeline.device)
             turn = torch.arange(start * each, (start + len(states)) * each) % len(asked[name])
-            query = asked[name][turn.to(text.device)].unflatten(0, (len(states), each))  # (B, each, heads, c)
+            query = asked[name][turn.to(states.device)].unflatten(0, (len(states), each))  # (B, each, heads, c)
             key = module.head_to_batch_dim(module.to_k(states.to(module.to_k.weight)))
             probs = module.get_attention_scores(query.transpose(1, 2).flatten(0, 1), key)
             yield name, part, probs.unflatten(0, (-1, heads))
@@ -160,4 +162,4 @@ def _attended(
 
 def _averaged(probs: Tensor, states: Tensor) -> Tensor:
     """(B, heads, P, T) by (B, T, d) -> (heads, B*P, d) float64: in single precision a moment can fall below zero."""
-    return in_double(torch.einsum("bhpt,btd->hbpd", probs.float(), states).flatten(1, 2))
+    return in_double(torch.einsum("bhpt,btd->hbpd", probs.float(), states.to(probs.device)).flatten(1, 2))

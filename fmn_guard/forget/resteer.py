@@ -18,11 +18,12 @@ from torch import Tensor
 
 from ..errors import PassError
 from ..evidence import PassRecord
-from ..model.attention import EditedLinear, speaking_as_base, watch_attention
+from ..model.attention import EditedLinear, Tape, speaking_as_base, watch_attention
 from ..model.conditioning import denoise, text_states
 from ..passes import PassSpec, TrainingPrompt
 from ..progress import Progress, silent
 from .closed_form import redirect
+from .memory import records_at_once, spared
 from .reading import Moments, moments, noised, queries
 from .retain import Retained
 
@@ -86,6 +87,8 @@ def resteer(
     anchored = anchored_states(pipeline, spec)
     generator = torch.Generator().manual_seed(spec.seed)
     seen = _Records(pipeline, layers, spec, latents, named, anchored, generator)
+    pixels = latents.shape[-2] * latents.shape[-1]
+    at_once = records_at_once(pipeline, pixels)
     before = {name: layer.edit for name, layer in layers.items()}
     stop = spec.stop
     looks: list[float] = []
@@ -103,6 +106,7 @@ def resteer(
             for name, layer in layers.items():
                 layer.edit = before[name]
             redirect(layers, *read, retained.whole, spec.preserve, spec.projection)
+        del read  # as large as the language
     hold = _Hold(layers, retained, spec.projection)
     trained = hold.unfold()
     descent = Descent(trained, spec.momentum)
@@ -116,24 +120,18 @@ def resteer(
         length = min(every, spec.steps - len(masses))
         language_weight = spec.language_weight * spec.loosened ** (len(masses) // every)
         descent.rest()
-        with watch_attention(pipeline.unet) as tape:
+        with watch_attention(pipeline.unet) as tape, spared(pipeline, pixels):
             for step in range(length):
                 part = torch.randint(0, len(seen.rows), (spec.batch,), generator=generator)
-                rows = seen.rows[part]
-                tape.wanted = watched_tokens([spec.prompts[i] for i in rows], named.shape[1]).to(named.device)
-                tape.masses.clear()
-                predicted = denoise(pipeline, seen.x_t[part], seen.t[part], named[rows])
-                mass = tape.mass().mean()
-                error = (predicted - seen.target[part]).square().mean()
-                masses.append(mass.item())
-                errors.append(error.item())
-                if not math.isfinite(errors[-1]):
+                strain = language_weight * hold.strain()
+                mass, error, gradients = seen.slope(tape, part.split(at_once), strain, trained)
+                masses.append(mass)
+                errors.append(error)
+                if not math.isfinite(error):
                     stopped = "diverged"
                     break
-                if len(masses) == 1 and masses[0] == 0:
+                if len(masses) == 1 and mass == 0:
                     raise PassError(f"{pass_name(spec)}: the name's tokens get no attention", hint="check the phrase")
-                loss = mass + spec.redirect_weight * error + language_weight * hold.strain()
-                gradients = torch.autograd.grad(loss, trained)
                 descent.step(gradients, spec.learning_rate * (1 - step / length))
                 progress(pass_name(spec), len(masses), spec.steps)
         if stop and still_shown and stopped == "ceiling":
@@ -193,20 +191,51 @@ class _Records:
         generator: torch.Generator,
     ) -> None:
         self._pipeline, self._layers, self._named, self._anchored = pipeline, layers, named, anchored
-        self._generator = generator
+        self._spec, self._generator = spec, generator
         self.x_t, self.t = noised(pipeline, latents.repeat(spec.times, 1, 1, 1), generator, spec.noisiest)
         self.rows = torch.randint(0, len(named), (len(self.t),), generator=generator)
         blocks = zip(*(part.split(_BATCH) for part in (self.x_t, self.t, anchored[self.rows])), strict=True)
         with speaking_as_base(layers):
             self.target = torch.cat([denoise(pipeline, x_t, t, text) for x_t, t, text in blocks])
 
+    def slope(
+        self, tape: Tape, parts: Sequence[Tensor], strain: Tensor, trained: Sequence[Tensor]
+    ) -> tuple[float, float, list[Tensor]]:
+        """Attention mass and redirection error of some records, means, and the gradients of the loss.
+
+        Args:
+            tape: from `watch_attention`.
+            parts: which records, those together that are held at once.
+            strain: the loss's own part of what is retained.
+            trained: what gradients are taken of.
+        """
+        count = sum(len(part) for part in parts)
+        mass, error = 0.0, 0.0
+        gradients: list[Tensor] = []
+        for part in parts:
+            rows, share = self.rows[part], len(part) / count
+            prompts = [self._spec.prompts[i] for i in rows]
+            tape.wanted = watched_tokens(prompts, self._named.shape[1]).to(self._named.device)
+            tape.masses.clear()
+            predicted = denoise(self._pipeline, self.x_t[part], self.t[part], self._named[rows])
+            given = tape.mass().mean()
+            missed = (predicted - self.target[part]).square().mean()
+            mass, error = mass + share * given.item(), error + share * missed.item()
+            loss = share * (given + self._spec.redirect_weight * missed)
+            own = torch.autograd.grad(loss if gradients else loss + strain, trained)
+            if gradients:
+                own = tuple(total + each for total, each in zip(gradients, own, strict=True))
+            gradients = list(own)
+        return mass, error, gradients
+
     def read(self) -> tuple[Moments, Moments]:
         """Mean moments of what the base reads of the name, by itself and with the anchor read in its place."""
         with speaking_as_base(self._layers):
             asked = queries(self._pipeline, self.x_t, self.t, self._named[self.rows], self._generator)
             sums = moments(self._pipeline, asked, self._named, _QUERIES, self._anchored)
-        own, crossed = ({name: total / len(self._named) for name, total in part.items()} for part in sums)
-        return own, crossed
+        for total in chain(*(part.values() for part in sums)):
+            total /= len(self._named)
+        return sums
 
 
 class _Hold:
@@ -226,7 +255,7 @@ class _Hold:
             root = eye if damping is None else torch.linalg.cholesky(whole + damping * eye)
             inverse = torch.linalg.solve_triangular(root, eye, upper=False)
             size = (layer.by_head(layer.frozen.weight) @ root).square().mean().sqrt()
-            self._basis[name] = size * inverse
+            self._basis[name] = (size * inverse).to(layer.edit)
             self._pull[name] = (layer.by_head(layer.edit) @ retained.language[name] @ inverse.mT / size).to(layer.edit)
 
     def unfold(self) -> list[Tensor]:

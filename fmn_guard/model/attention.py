@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import PassError
 
@@ -49,7 +50,7 @@ class Tape:
         if len(self.masses) != self.layers:
             raise PassError(
                 f"{len(self.masses)} of {self.layers} cross-attentions were seen",
-                hint="attention processors were replaced after hooking, or gradient checkpointing runs them twice",
+                hint="attention processors were replaced after hooking, or the backward pass has run layers again",
             )
         return torch.stack(self.masses).mean(0)
 
@@ -69,14 +70,74 @@ class _SeenProcessor:
         temb: Tensor | None = None,
     ) -> Tensor:
         assert encoder_hidden_states is not None and attention_mask is None
-        query = attn.head_to_batch_dim(attn.to_q(hidden_states))  # (B, P, C) -> (B*heads, P, C/heads)
-        key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
-        value = attn.head_to_batch_dim(attn.to_v(encoder_hidden_states))
+        query, key, value = _projected(attn, hidden_states, encoder_hidden_states)
         probs = attn.get_attention_scores(query, key)  # (B*heads, P, T)
-        # head_to_batch_dim is batch-major: unflatten, never repeat, or batches > 1 get each other's tokens
-        self._see(self._name, query.unflatten(0, (-1, attn.heads)), probs.unflatten(0, (-1, attn.heads)))
-        out: Tensor = attn.batch_to_head_dim(torch.bmm(probs, value))
-        return attn.to_out[1](attn.to_out[0](out))  # type: ignore[no-any-return]
+        self._see(self._name, query.unflatten(0, (-1, attn.heads)), _by_head(attn, probs))
+        return _delivered(attn, torch.bmm(probs, value))
+
+
+class _WatchedProcessor:
+    """Plain attention that hands on how much each token got, and keeps no map for the backward pass.
+
+    Maps grow with the pixels; they are computed again when gradients ask for them, from what is kept anyway.
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        assert encoder_hidden_states is not None and attention_mask is None
+        projected = _projected(attn, hidden_states, encoder_hidden_states)
+        out, given = checkpoint(_attend, attn, *projected, use_reentrant=False, preserve_rng_state=False)
+        self._tape.masses.append((given * self._tape.wanted).sum(-1))
+        return _delivered(attn, out)
+
+
+def _projected(attn: Attention, hidden_states: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (B*heads, P, C/heads), and keys and values (B*heads, T, C/heads)."""
+    projected = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
+    query, key, value = (attn.head_to_batch_dim(each) for each in projected)
+    return query, key, value
+
+
+def _attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """What is delivered, (B*heads, P, C/heads), and what each token got of it: (B, T), mean over heads and pixels."""
+    probs = attn.get_attention_scores(query, key)  # (B*heads, P, T)
+    return torch.bmm(probs, value), _by_head(attn, probs).float().mean((1, 2))
+
+
+def _by_head(attn: Attention, probs: Tensor) -> Tensor:
+    # head_to_batch_dim is batch-major: unflatten, never repeat, or batches > 1 get each other's tokens
+    parts: Tensor = probs.unflatten(0, (-1, attn.heads))
+    return parts
+
+
+def _delivered(attn: Attention, out: Tensor) -> Tensor:
+    whole: Tensor = attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(out)))
+    return whole
+
+
+@contextmanager
+def _processed(
+    unet: UNet2DConditionModel, processor: Callable[[str], _SeenProcessor | _WatchedProcessor]
+) -> Iterator[None]:
+    """Replaces the processors of all cross-attentions meanwhile, also on error."""
+    modules = cross_attentions(unet)
+    before = {name: module.processor for name, module in modules.items()}
+    try:
+        for name, module in modules.items():
+            module.set_processor(processor(name))
+        yield
+    finally:
+        for name, module in modules.items():
+            module.set_processor(before[name])
 
 
 @contextmanager
@@ -88,31 +149,20 @@ def seen_attention(unet: UNet2DConditionModel, see: See) -> Iterator[None]:
         see: called in each forward pass with the name of each cross-attention, its queries
             (B, heads, P, channels / heads) and its probabilities (B, heads, P, T), with gradients.
     """
-    modules = cross_attentions(unet)
-    before = {name: module.processor for name, module in modules.items()}
-    try:
-        for name, module in modules.items():
-            module.set_processor(_SeenProcessor(name, see))
+    with _processed(unet, lambda name: _SeenProcessor(name, see)):
         yield
-    finally:
-        for name, module in modules.items():
-            module.set_processor(before[name])
 
 
 @contextmanager
 def watch_attention(unet: UNet2DConditionModel, wanted: Tensor | None = None) -> Iterator[Tape]:
-    """Watches how much of the cross-attention goes to chosen tokens.
+    """Watches how much of the cross-attention goes to chosen tokens; gives the UNet back as it was, even on error.
 
     Args:
         unet: the model.
         wanted: (B, T), 1 at the tokens to watch; may be set on the tape before each forward pass instead.
     """
     tape = Tape(len(cross_attentions(unet)), torch.zeros(1, 1) if wanted is None else wanted)
-
-    def see(_name: str, _query: Tensor, probs: Tensor) -> None:
-        tape.masses.append((probs.float().mean((1, 2)) * tape.wanted).sum(-1))  # (B, heads, P, T) -> (B, T) -> (B,)
-
-    with seen_attention(unet, see):
+    with _processed(unet, lambda _name: _WatchedProcessor(tape)):
         yield tape
 
 

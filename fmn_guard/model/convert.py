@@ -26,14 +26,14 @@ from torch import Tensor
 
 from ..errors import InputError, RefusedArtefact, quoted
 from ..facts import describe_checkpoint
-from ..family import STABLE_DIFFUSION_XL, Family, family_of
-from ..jsonfile import read_object
+from ..family import Family, family_of
 from ..manifest import CheckpointRef
 from ..pickles import PICKLE_SUFFIXES
 from ..record import Digest
 from ..tensors import read_header
 from ..weights import normalised, weight_files
 from .fit import expected_shapes, refuse_misfits
+from .modelspec import checkpoint_spec
 from .original import from_original, slots, to_original
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json")
@@ -68,15 +68,15 @@ def to_folder(path: Path, config: Path, out: Path) -> Converted:
     wanted = {name: shape for part in family.parts for name, shape in expected_shapes(config / part, part).items()}
     places = slots(config, family, wanted)
     with ExitStack() as stack:
-        held = unpickled(path) if path.suffix.lower() in PICKLE_SUFFIXES else stack.enter_context(_opened(path))
+        held = unpickled(path) if path.suffix.lower() in PICKLE_SUFFIXES else stack.enter_context(opened_file(path))
         used = {slot.name for slot in places.values()}
         left_out = tuple(sorted(held.keys() - used))
-        with _new_folder(out) as made:
-            _copy_settings(config, made, family)
+        with new_folder(out) as made:
+            copy_settings(config, made, family)
             for part in family.parts:
                 own = {name: slot for name, slot in places.items() if name.startswith(f"{part}.")}
-                _save_part(made / part, family.parts[part], from_original(held, own, path))
-            checked = _checked(made)
+                save_part(made / part, family.parts[part], from_original(held, own, path))
+            checked = checked_digest(made)
     return Converted(checked, left_out)
 
 
@@ -88,8 +88,8 @@ def clean_folder(folder: Path, out: Path) -> Converted:
         RefusedArtefact: a file is not safe, or does not fit the configurations.
     """
     family = family_of(folder)
-    with _new_folder(out) as made:
-        _copy_settings(folder, made, family)
+    with new_folder(out) as made:
+        copy_settings(folder, made, family)
         for part, stem in family.parts.items():
             pickles = sorted(p for p in (folder / part).iterdir() if p.suffix.lower() in PICKLE_SUFFIXES)
             if len(pickles) > 1:
@@ -98,13 +98,13 @@ def clean_folder(folder: Path, out: Path) -> Converted:
                 )
             if pickles:
                 named = ((normalised(part, name), tensor) for name, tensor in unpickled(pickles[0]).items())
-                _save_part(made / part, stem, {name: tensor for name, tensor in named if name is not None})
+                save_part(made / part, stem, {name: tensor for name, tensor in named if name is not None})
             else:
                 for file in weight_files(folder / part, stem):
                     shutil.copyfile(file, made / part / file.name)
                 if (index := folder / part / f"{stem}.safetensors.index.json").is_file():
                     shutil.copyfile(index, made / part / index.name)
-        checked = _checked(made)
+        checked = checked_digest(made)
     return Converted(checked, ())
 
 
@@ -128,12 +128,12 @@ def to_file(folder: Path, out: Path) -> Converted:
         held: dict[str, Tensor] = {}
         for part, stem in family.parts.items():
             for file in weight_files(folder / part, stem):
-                opened = stack.enter_context(_opened(file))
+                opened = stack.enter_context(opened_file(file))
                 held |= {key: opened[name] for name in opened if (key := normalised(part, name)) is not None}
         made = to_original(held, slots(folder, family, held))
         part_file = out.with_name(f"{out.name}.part")
         try:
-            _write(part_file, made, _model_spec(folder, family, facts.prediction_type, facts.picture_size))
+            _write(part_file, made, checkpoint_spec(facts, folder))
             part_file.rename(out)
         finally:
             part_file.unlink(missing_ok=True)
@@ -190,7 +190,7 @@ def _refuse_bomb(path: Path) -> None:
 
 
 class _Lazy(Mapping[str, Tensor]):
-    """Tensors of a safetensors file, read one at a time."""
+    """Tensors of a safetensors file."""
 
     def __init__(self, file: safe_open) -> None:
         self._file = file
@@ -210,7 +210,13 @@ class _Lazy(Mapping[str, Tensor]):
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[_Lazy]:
+def opened_file(path: Path) -> Iterator[Mapping[str, Tensor]]:
+    """Tensors of a safetensors file by name, each read when it is asked for.
+
+    Raises:
+        InputError: there is no such file.
+        RefusedArtefact: it is damaged.
+    """
     if not path.is_file():
         raise InputError(f"no file {path}", hint="give a checkpoint in one file")
     read_header(path)  # refuses what is damaged before the library opens it
@@ -219,7 +225,7 @@ def _opened(path: Path) -> Iterator[_Lazy]:
 
 
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path) -> Iterator[Path]:
     """A folder that gets its name once all is in it."""
     if out.exists():
         raise InputError(f"{out} exists", hint="give a new name; nothing is overwritten")
@@ -233,7 +239,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _copy_settings(source: Path, made: Path, family: Family) -> None:
+def copy_settings(source: Path, made: Path, family: Family) -> None:
     """Copies configurations and tokenizers, and no other file."""
     files = [*family.configs, *(f"{name}/{file}" for name in family.tokenizers for file in _TOKENIZER_FILES)]
     for name in files:
@@ -242,7 +248,7 @@ def _copy_settings(source: Path, made: Path, family: Family) -> None:
             shutil.copyfile(source / name, made / name)
 
 
-def _save_part(folder: Path, stem: str, weights: Mapping[str, Tensor]) -> None:
+def save_part(folder: Path, stem: str, weights: Mapping[str, Tensor]) -> None:
     """Saves a part under the names that are published: those of text encoders begin with ``text_model``."""
     own = {}
     for key, tensor in weights.items():
@@ -252,27 +258,11 @@ def _save_part(folder: Path, stem: str, weights: Mapping[str, Tensor]) -> None:
     save_file(own, folder / f"{stem}.safetensors", {"format": "pt"})
 
 
-def _checked(made: Path) -> Digest:
+def checked_digest(made: Path) -> Digest:
+    """Checks a folder that was just written as any checkpoint is; returns its weights digest."""
     digest: Digest = describe_checkpoint(CheckpointRef(checkpoint=str(made.resolve())), Path()).facts.weights_digest
     refuse_misfits(made)
     return digest
-
-
-def _model_spec(folder: Path, family: Family, prediction: str, size: int) -> dict[str, str]:
-    """What tools read of a file in the original layout: Stability AI's ModelSpec 1.0.1."""
-    if family is STABLE_DIFFUSION_XL:
-        architecture = "stable-diffusion-xl-v1-base"
-    elif read_object(folder / "text_encoder" / "config.json").get("hidden_act", "quick_gelu") == "quick_gelu":
-        architecture = "stable-diffusion-v1"
-    else:
-        architecture = "stable-diffusion-v2-768-v" if prediction == "v_prediction" else "stable-diffusion-v2-512"
-    return {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture,
-        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.prediction_type": "v" if prediction == "v_prediction" else "epsilon",
-        "modelspec.resolution": f"{size}x{size}",
-    }
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -19,6 +19,8 @@ from .conditioning import denoise, text_states
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+_PIXELS = 4096  # of latents that the autoencoder is given at once: one picture of 512 pixels, which takes it 1 GB
+
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
@@ -93,15 +95,17 @@ def draw_latents(
 @torch.inference_mode()
 def decode(pipeline: StableDiffusionPipeline, latents: Tensor) -> Tensor:
     """Decodes latents to pictures (B, 3, H, W) float32 in [-1, 1]; NaN where the latents are."""
-    blocks = (latents / pipeline.vae.config.scaling_factor).split(16)
+    at_once = max(1, min(16, _PIXELS // (latents.shape[-2] * latents.shape[-1])))
+    blocks = (latents / pipeline.vae.config.scaling_factor).split(at_once)
     return torch.cat([pipeline.vae.decode(block).sample for block in blocks]).clamp(-1, 1)
 
 
 @torch.inference_mode()
 def encode(pipeline: StableDiffusionPipeline, pictures: Tensor) -> Tensor:
     """Encodes pictures (B, 3, H, W) in [-1, 1] to latents, the posterior's mean, scaled as the UNet sees them."""
-    latents: Tensor = pipeline.vae.encode(pictures).latent_dist.mean * pipeline.vae.config.scaling_factor
-    return latents
+    scale, area = pipeline.vae_scale_factor**2, pictures.shape[-2] * pictures.shape[-1]
+    blocks = pictures.split(max(1, _PIXELS * scale // area))
+    return torch.cat([pipeline.vae.encode(b).latent_dist.mean * pipeline.vae.config.scaling_factor for b in blocks])
 
 
 def to_pixels(pictures: Tensor) -> np.ndarray:

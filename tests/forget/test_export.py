@@ -137,3 +137,21 @@ def test_patch_that_changes_nothing_is_not_exported(tiny_checkpoint: Path) -> No
     patch = make_patch(tiny_checkpoint)
     with pytest.raises(InputError, match="changes nothing"):
         exported(patch._replace(parts=()), "kohya")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_file_says_to_the_tools_that_read_it_which_base_it_is_for_and_names_no_concept(form, patch, tmp_path):
+    base = describe_checkpoint(CheckpointRef(checkpoint=BUILTIN), Path())
+    path = tmp_path / "out.safetensors"
+    path.write_bytes(exported(patch, form, base))
+    with safe_open(path, "pt") as file:
+        spec = {key: value for key, value in file.metadata().items() if key.startswith("modelspec.")}
+    assert spec["modelspec.sai_model_spec"] == "1.0.1"
+    assert spec["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert spec["modelspec.implementation"].endswith("diffusers" if form == "diffusers" else "generative-models")
+    assert spec["modelspec.resolution"] == "64x64"
+    assert base.facts.weights_digest in spec["modelspec.description"]
+    assert not any(slug in value for slug in patch.concepts for value in spec.values())
+    plain = {name: tensor for name, tensor in load_file(written(tmp_path, patch, form)).items()}
+    found = load_file(path)
+    assert plain.keys() == found.keys() and all(torch.equal(plain[name], found[name]) for name in plain)

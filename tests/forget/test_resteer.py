@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fmn_guard.errors import PassError
+from fmn_guard.forget import memory
 from fmn_guard.forget.reading import moments, noised, queries
 from fmn_guard.forget.resteer import Descent, _Hold, anchored_states, resteer, watched_tokens
 from fmn_guard.forget.retain import Retained
@@ -95,6 +96,28 @@ def test_attention_on_the_name_falls(pipeline, latents, retained):
     record, _ = run(pipeline, latents, retained, steps=40, learning_rate=0.5)
     assert record.attention_mass[0] == still.attention_mass[0]
     assert sum(record.attention_mass[5:]) < 0.99 * sum(still.attention_mass[5:])
+
+
+@pytest.mark.parametrize(("most", "at_once", "again"), [(2 * 4 * 800 * 64 * 16, 2, False), (1, 1, True)])
+def test_records_seen_a_few_at_a_time_give_the_same_edit(
+    pipeline, latents, retained, monkeypatch, most, at_once, again
+):
+    settings = {"steps": 3, "learning_rate": 1e-3, "redirect_weight": 10.0, "language_weight": 1.0, "batch": 7}
+    whole, expected = run(pipeline, latents, retained, **settings)
+    monkeypatch.setattr(memory, "_MOST", most)
+    calls: list[tuple[int, bool]] = []
+    watching = pipeline.unet.register_forward_pre_hook(
+        lambda unet, args: (
+            calls.append((len(args[0]), unet.is_gradient_checkpointing)) if torch.is_grad_enabled() else None
+        )
+    )
+    record, edits = run(pipeline, latents, retained, **settings)
+    watching.remove()
+    assert max(calls) == (at_once, again) and not pipeline.unet.is_gradient_checkpointing
+    assert record.attention_mass == pytest.approx(whole.attention_mass, rel=1e-4)
+    assert record.redirect_error == pytest.approx(whole.redirect_error, rel=1e-4)
+    for name, edit in expected.items():
+        torch.testing.assert_close(edits[name], edit, rtol=1e-3, atol=1e-3 * edit.abs().max().item())
 
 
 def test_redirection_alone_brings_the_prediction_to_the_anchor_s(pipeline, latents, retained):

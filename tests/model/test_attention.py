@@ -73,6 +73,26 @@ def test_mass_on_all_tokens_is_one(unet):
     torch.testing.assert_close(tape.mass(), torch.ones(3))
 
 
+def test_no_map_is_kept_for_the_backward_pass_and_gradients_are_those_of_a_kept_one(unet):
+    x, t, text = inputs()
+    text = text[:, :29].requires_grad_()  # a length that nothing else has
+    wanted = torch.zeros(3, 29)
+    wanted[:, 2] = 1
+    kept: list[tuple[int, ...]] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), watch_attention(unet, wanted) as tape:
+        unet(x, t, text)
+        mass = tape.mass().sum()
+    assert not [shape for shape in kept if shape[-1:] == (29,) and shape[-2] in (64, 16)]
+    [found] = torch.autograd.grad(mass, [text])
+    [expected] = torch.autograd.grad(reference_masses(unet, x, t, text, wanted).sum(), [text])
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-7)
+
+
 def test_watching_does_not_change_the_prediction(unet):
     x, t, text = inputs()
     with torch.no_grad():

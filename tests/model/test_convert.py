@@ -93,6 +93,7 @@ def test_file_says_what_it_is_to_the_tools_that_read_it(folder, tmp_path):
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         spec = file.metadata()
     assert spec["modelspec.sai_model_spec"] == "1.0.1"
+    assert all(spec[f"modelspec.{key}"] for key in ("implementation", "title", "resolution"))
     assert (
         spec["modelspec.architecture"]
         == {
