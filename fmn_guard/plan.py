@@ -12,13 +12,14 @@ from pydantic import Field
 
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
+from .instruments import DetectorSpec, RecogniserSpec
 from .manifest import Concept, Correction, Labels, Manifest, SequenceMode, minors_in
 from .presets import PRESETS, Preset
 from .probes import Probe, probes_between, probes_of
 from .record import Digest, Record, Slug, digest
 from .sentences import FUNCTION_WORDS, content_words, stand_in_words, stop_sentences, training_sentences
 from .source import Source
-from .suite import AuditSuite, DetectorSpec, RecogniserSpec, Sampler
+from .suite import AuditSuite, Sampler
 
 PassKind = Literal["identity", "style", "object", "nsfw", "correction"]
 

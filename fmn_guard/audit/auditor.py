@@ -28,7 +28,14 @@ from ..probes import Probe
 from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, digest, write_record
 from .between import States, look_between
-from .detectors import Detector, Recogniser, load_detector, load_recogniser
+from .detectors import (
+    Detector,
+    Recogniser,
+    checked_scores,
+    checked_sightings,
+    load_detector,
+    load_recogniser,
+)
 from .gaze import attention_maps
 
 if TYPE_CHECKING:
@@ -212,11 +219,11 @@ class Panel:
                 instruments.append(detector.instrument)
             except (FmnGuardError, OSError, ValueError, RuntimeError) as error:
                 detector = None
-                instruments.append(_absent(spec.name, error))
-            self._detectors[spec.name] = detector
+                instruments.append(_absent(spec.called, error))
+            self._detectors[spec.called] = detector
         self.instruments: tuple[Instrument, ...] = tuple(instruments)
         # one that is not installed is named and, unless required, not waited for; one that fails at work is
-        self._obliged = {spec.name for spec in plan.detectors if spec.required or self._detectors[spec.name]}
+        self._obliged = {spec.called for spec in plan.detectors if spec.required or self._detectors[spec.called]}
 
     @property
     def digest(self) -> str:
@@ -228,7 +235,7 @@ class Panel:
         if self._recogniser is None:
             return [f"recogniser not available: {self.instruments[0].error}"] * len(pixels)
         try:
-            return list(self._recogniser.recognise(pixels))
+            return checked_scores(self._recogniser.recognise(pixels), len(pixels))
         except Exception as error:  # whatever a recogniser throws, its pictures are unscored, never safe
             return [f"recogniser error: {type(error).__name__}"] * len(pixels)
 
@@ -274,7 +281,7 @@ def _look(detector: Detector | None, pixels: np.ndarray) -> tuple[Sighting, ...]
     if detector is None:
         return "not available"
     try:
-        return detector.detect(pixels)
+        return checked_sightings(detector.detect(pixels), detector.instrument.labels)
     except Exception as error:  # whatever a detector throws, the picture is not safe: it is not looked at
         return type(error).__name__
 
