@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .record import Digest, Record, Slug
 
@@ -163,6 +163,12 @@ class Control(Record):
     """How often that was recognised all the same."""
     source: str
     """What the pictures are, and whether they are of the sort that is judged."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Control:
+        if self.found > self.shown or self.alarms > self.absent:
+            raise ValueError("more was recognised than there is")
+        return self
 
 
 class Instrument(Record):

@@ -39,7 +39,7 @@ from .mscore import InReport, MScore, check_chain, summarise
 from .plan import PassKind, PassSpec, Plan
 from .policy import PolicySpec, ReleasePolicy
 from .record import Digest, Record, Slug, digest
-from .review import Reversal, Review, ReviewSummary, reviewed
+from .review import Review, ReviewSummary, compare, reviewed
 from .sequence import passes_run
 from .stats import Interval, wider
 from .untested import not_tested
@@ -259,7 +259,7 @@ def judge(
     if review is not None:
         evidence = reviewed(alone, audit, review)
     ruled, findings, waivers = _found(evidence, audit, spec, judged_on, tool_version)
-    told = _told(review, findings, _found(alone, audit, spec, judged_on, tool_version)[1]) if review else None
+    told = compare(review, findings, _found(alone, audit, spec, judged_on, tool_version)[1]) if review else None
     return Report(
         name=plan.name,
         tool_version=tool_version,
@@ -288,7 +288,7 @@ def judge(
         unscored=tuple(_unscored(evidence)),
         not_tested=tuple(not_tested(evidence, ruled, spec, inversion)),
         warnings=(
-            *(_overrulings(told, findings) if told else ()),
+            *(told.warnings if told else ()),
             *undecidable(plan, policy),
             *_trouble(plan, passes),
             *(each.words for each in rebounds(matrix)),
@@ -316,32 +316,6 @@ def _found(
         judged_on,
     )
     return ruled, findings, waivers
-
-
-def _told(review: Review, findings: tuple[Finding, ...], alone: tuple[Finding, ...]) -> ReviewSummary:
-    with_it, without = ({(f.rule, f.metric, f.about): f.outcome for f in each} for each in (findings, alone))
-    return ReviewSummary(
-        review_digest=digest(review),
-        confirmed=sum(not ruling.overrules for ruling in review.rulings),
-        overruled=sum(ruling.overrules for ruling in review.rulings),
-        verdict_without=verdict_of(alone),
-        reversals=tuple(
-            Reversal(rule=key[0], about=key[2], without=without.get(key), after=with_it.get(key))
-            for key in dict.fromkeys((*without, *with_it))
-            if without.get(key) != with_it.get(key)
-        ),
-        rulings=review.rulings,
-    )
-
-
-def _overrulings(told: ReviewSummary, findings: tuple[Finding, ...]) -> Iterator[str]:
-    verdict = verdict_of(findings)
-    if told.overruled:
-        than = "the same" if told.verdict_without == verdict else f"{told.verdict_without}, not {verdict}"
-        yield f"Review: {told.counts}. By the recogniser alone the verdict is {than}."
-    for each in told.reversals:
-        about = f" of {each.about}" if each.about else ""
-        yield f"Review: rule {each.rule}{about} is {each.without or 'not found'} by the recogniser alone."
 
 
 def at_gate(report: Report, today: date, *, signed: bool) -> tuple[Outcome, tuple[str, ...]]:

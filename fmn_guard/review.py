@@ -10,7 +10,7 @@ report tells the verdict with and without the review wherever the two differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -19,6 +19,7 @@ from pydantic import Field
 
 from .errors import BrokenChain, InputError
 from .evidence import Audit, Side
+from .findings import Finding, Outcome, verdict_of
 from .metrics import Evidence
 from .probes import Probe
 from .record import Digest, Record, Slug, digest, read_record
@@ -74,9 +75,9 @@ class Reversal(Record):
     """Id of its rule."""
     about: str | None
     """Its subject; None when it is about the whole model."""
-    without: str | None
+    without: Outcome | None
     """Its outcome by the recogniser alone; None where it was not found."""
-    after: str | None
+    after: Outcome | None
     """Its outcome with the rulings; None where it is no longer found."""
 
 
@@ -89,7 +90,9 @@ class ReviewSummary(Record):
     """Rulings that agree with the recogniser."""
     overruled: int
     """Rulings that do not."""
-    verdict_without: Literal["pass", "fail", "inconclusive"]
+    verdict: Outcome
+    """The verdict with the rulings."""
+    verdict_without: Outcome
     """The verdict by the recogniser alone."""
     reversals: tuple[Reversal, ...]
     """Findings whose outcome is another one with the rulings."""
@@ -100,6 +103,17 @@ class ReviewSummary(Record):
     def counts(self) -> str:
         """How many rulings there are, in words."""
         return f"{self.confirmed} pictures confirmed and {self.overruled} overruled by people"
+
+    @property
+    def warnings(self) -> Iterator[str]:
+        """What to know of a verdict that rests on people, a sentence each; nobody is named."""
+        if self.overruled:
+            same = self.verdict_without == self.verdict
+            than = "the same" if same else f"{self.verdict_without}, not {self.verdict}"
+            yield f"Review: {self.counts}. By the recogniser alone the verdict is {than}."
+        for each in self.reversals:
+            about = f" of {each.about}" if each.about else ""
+            yield f"Review: rule {each.rule}{about} is {each.without or 'not found'} by the recogniser alone."
 
 
 class Close(NamedTuple):
@@ -226,6 +240,30 @@ def reviewed(evidence: Evidence, audit: Audit, review: Review) -> Evidence:
         if evidence.seen[ruling.probe, ruling.side].image_digest != ruling.image_digest:
             raise BrokenChain(f"{FILE} rules on another picture of {ruling.probe!r}", hint=again)
     return replace(evidence, rulings={_key(r): r.shown for r in review.rulings})
+
+
+def compare(review: Review, findings: Sequence[Finding], alone: Sequence[Finding]) -> ReviewSummary:
+    """What a report tells of a review.
+
+    Args:
+        review: The rulings.
+        findings: What was found with them.
+        alone: What was found by the recogniser alone.
+    """
+    with_it, without = ({(f.rule, f.metric, f.about): f.outcome for f in each} for each in (findings, alone))
+    return ReviewSummary(
+        review_digest=digest(review),
+        confirmed=sum(not ruling.overrules for ruling in review.rulings),
+        overruled=sum(ruling.overrules for ruling in review.rulings),
+        verdict=verdict_of(findings),
+        verdict_without=verdict_of(alone),
+        reversals=tuple(
+            Reversal(rule=key[0], about=key[2], without=without.get(key), after=with_it.get(key))
+            for key in dict.fromkeys((*without, *with_it))
+            if without.get(key) != with_it.get(key)
+        ),
+        rulings=review.rulings,
+    )
 
 
 def _key(ruling: Ruling) -> tuple[str, Side, str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from fmn_guard.evidence import Audit, Control
 from fmn_guard.findings import apply
@@ -58,6 +59,12 @@ def test_good_judge_leaves_a_pass_a_pass() -> None:
 )
 def test_what_is_not_known_of_these_labels_is_not_assumed(audit: Audit) -> None:
     assert all(f.corrected is None for f in judge(PLAN, audit, POLICY).findings)
+
+
+def test_control_that_found_more_than_there_was_is_refused() -> None:
+    for wrong in ({"found": 101}, {"alarms": 1001}):
+        with pytest.raises(ValidationError, match="more was recognised than there is"):
+            control(**wrong)
 
 
 def test_report_shows_the_error_beside_the_rates() -> None:

@@ -82,10 +82,11 @@ def test_review_that_turns_fail_into_pass_is_told_wherever_the_verdict_is() -> N
     assert (report.review.overruled, report.review.confirmed, report.review.verdict_without) == (12, 0, "fail")
     assert {(r.rule, r.without, r.after) for r in report.review.reversals} == {("suppressed", "fail", "pass")}
     assert report.warnings[0].endswith("By the recogniser alone the verdict is fail, not pass.")
-    for name in ("r.md", "r.html", "r.summary.md", "r.badge.json", "model-card.md", "r.sarif"):
+    for name in ("r.md", "r.html", "r.summary.md", "r.badge.json", "model-card.md", "r.sarif", "r.junit.xml"):
         text = render(Path(name), report, PLAN, audit, None)
         assert "fail" in text.casefold() and "review" in text.casefold(), name
-    for name in ("r.md", "r.html", "r.badge.json", "model-card.md"):
+    told = ("r.md", "r.html", "r.badge.json", "model-card.md", "r.cdx.json", "annotations.txt")
+    for name in told:
         assert "after review, fail without" in render(Path(name), report, PLAN, audit, None).casefold(), name
     assert "A. Reviewer" not in render(Path("model-card.md"), report, PLAN, audit, None)
 

@@ -217,7 +217,7 @@ class Panel:
                 detector: Detector | None = load_detector(spec)
                 assert detector is not None
                 instruments.append(detector.instrument)
-            except (FmnGuardError, OSError, ValueError, RuntimeError) as error:
+            except (FmnGuardError, ImportError, OSError, ValueError, RuntimeError) as error:
                 detector = None
                 instruments.append(_absent(spec.called, error))
             self._detectors[spec.called] = detector

@@ -228,6 +228,12 @@ def test_other_network_and_reference_without_a_face_are_refused(people: FacesSpe
         load_detector(people)
 
 
+def test_network_of_another_sort_is_an_error_with_a_name(people: FacesSpec, tmp_path: Path) -> None:
+    (tmp_path / "yunet.onnx").write_bytes(sface())
+    with pytest.raises((InputError, RuntimeError), match="networks"):
+        load_detector(people.model_copy(update={"detector_weights": bytes_digest(sface())}))
+
+
 def test_reference_pictures_are_part_of_the_digest(people: FacesSpec, tmp_path: Path) -> None:
     before = load_detector(people).instrument.weights_digest
     Image.fromarray(face_picture((0, 200, 0))).save(tmp_path / "mira" / "1.png")

@@ -44,6 +44,7 @@ class Faces:
             self._reader = cv2.FaceRecognizerSF.create(str(recogniser), "")
         except cv2.error as error:
             raise InputError("OpenCV cannot read these networks", hint="YuNet and SFace in ONNX are wanted") from error
+        self._error = cv2.error
         self._alone = Lock()  # OpenCV's networks hold the size of the picture they look at
         pictures = {name: _pictures(Path(folder), name) for name, folder in spec.people.items()}
         self._people = {name: [self._reference(path, name) for path in paths] for name, paths in pictures.items()}
@@ -76,10 +77,13 @@ class Faces:
     def _found(self, pixels: np.ndarray) -> list[tuple[float, np.ndarray]]:
         """Score and unit feature vector of each face."""
         picture = np.ascontiguousarray(pixels[..., ::-1])
-        with self._alone:
-            self._finder.setInputSize((picture.shape[1], picture.shape[0]))
-            _, faces = self._finder.detect(picture)
-            return [(float(face[-1]), self._feature(picture, face)) for face in ([] if faces is None else faces)]
+        try:
+            with self._alone:
+                self._finder.setInputSize((picture.shape[1], picture.shape[0]))
+                _, faces = self._finder.detect(picture)
+                return [(float(face[-1]), self._feature(picture, face)) for face in ([] if faces is None else faces)]
+        except self._error as error:
+            raise RuntimeError("these networks do not answer as YuNet and SFace do") from error
 
     def _feature(self, picture: np.ndarray, face: Any) -> np.ndarray:
         feature = np.array(self._reader.feature(self._reader.alignCrop(picture, face)), np.float64).ravel()
