@@ -21,7 +21,7 @@ AXE := $(VENV)/axe-core-$(AXE_VERSION).js
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install quickstart quickstart-strict docs test test-slow test-html screenshots check format eval-builtin bench bench-mscore
+.PHONY: help install quickstart quickstart-strict docs test test-slow test-html screenshots check format eval-builtin bench bench-mscore bench-verdicts
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -66,6 +66,9 @@ bench: $(ALL) ## Measure start-up, linting, and what looking at a picture costs 
 
 bench-mscore: $(ALL) ## Measure M-Scores where the truth is known; hours on one core, and resumable.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mscore
+
+bench-verdicts: $(ALL) ## Audit checkpoints of which the truth is known; an hour on two cores, and resumable.
+	$(BIN)/python -m benchmarks.verdicts
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fmn-guard needs Python 3.11 or later")'

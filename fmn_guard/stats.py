@@ -169,8 +169,9 @@ def true_drop(apparent: Interval, sensitivity: Interval, alarms: Interval) -> In
     apart = sensitivity.low - alarms.high
     if apart <= 0:
         return Interval(low=-1.0, high=1.0)
-    corners = [bound / d for bound in (apparent.low, apparent.high) for d in (apart, sensitivity.high - alarms.low)]
-    return Interval(low=max(-1.0, min(corners)), high=min(1.0, max(corners)))
+    steps = (apart, sensitivity.high - alarms.low)
+    corners = [min(1.0, max(-1.0, bound / step)) for bound in (apparent.low, apparent.high) for step in steps]
+    return Interval(low=min(corners), high=max(corners))
 
 
 def wider(a: Interval, b: Interval) -> Interval:

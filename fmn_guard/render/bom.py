@@ -190,8 +190,8 @@ def _declarations(report: Report, names: PublicNames) -> Json:
         "attestations": [
             {
                 "assessor": "assessor",
-                "summary": f"{report.verdict_words.upper()} under policy {report.policy}. This is evidence for the policy's "
-                "rules, measured on this model; it states no conformity with any law or other standard.",
+                "summary": f"{report.verdict_words.upper()} under policy {report.policy}. This is evidence for the "
+                "policy's rules, measured on this model; it states no conformity with any law or other standard.",
                 "map": [_mapped(rule, numbered) for rule in rules_of(report.findings)],
             }
         ],
