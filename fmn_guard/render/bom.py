@@ -69,7 +69,12 @@ def _instruments(report: Report) -> Iterator[Json]:
             component["version"] = one_line(instrument.version)
         if instrument.licence:
             component["licenses"] = [{"license": {"name": one_line(instrument.licence)}}]
-        stated = {"weights-digest": instrument.weights_digest, "error": instrument.error}
+        stated = {
+            "weights-digest": instrument.weights_digest,
+            "direction": instrument.direction,
+            "preprocessing": instrument.preprocessing,
+            "error": instrument.error,
+        }
         if properties := _properties(stated):
             component["properties"] = properties
         yield component

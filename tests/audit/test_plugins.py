@@ -146,6 +146,7 @@ ANYTHING = st.one_of(
 
 
 @given(ANYTHING)
+@settings(deadline=None)
 def test_whatever_is_no_sighting_raises(found: object) -> None:
     if found != []:
         with pytest.raises((TypeError, ValueError)):
@@ -153,6 +154,7 @@ def test_whatever_is_no_sighting_raises(found: object) -> None:
 
 
 @given(st.lists(ANYTHING, min_size=1, max_size=4))
+@settings(deadline=None)
 def test_whatever_is_no_probability_is_a_reason(found: list[object]) -> None:
     for given_, checked in zip(found, checked_scores(found, len(found)), strict=True):
         if isinstance(checked, dict):
