@@ -32,6 +32,8 @@ class PassRecord(Record):
     deliver of the retained language, relative to its size."""
     own_drift: Annotated[float | None, Field(exclude_if=lambda drift: drift is None)] = None
     """The same of what this pass alone changed."""
+    nearest: Annotated[tuple[str, ...], Field(exclude_if=lambda words: not words)] = ()
+    """Words that its first solution moved most, and that it then held all the more; the most moved comes first."""
     rolled_back: Annotated[tuple[float, ...], Field(exclude_if=lambda drifts: not drifts)] = ()
     """The same of each earlier attempt at it, which was over the plan's budget and taken back."""
     images_digest: Digest

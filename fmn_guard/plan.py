@@ -57,6 +57,10 @@ class RetainSpec(Record):
     """Sentences of the vocabulary that are read, at most."""
     pictures: int
     """Pictures at which they are read."""
+    nearest: Annotated[int, Field(ge=0, exclude_if=lambda count: not count)] = 0
+    """Words of the vocabulary, those that the first solution moves most, that are held in sentences of their own."""
+    nearest_weight: Annotated[float, Field(ge=0, exclude_if=lambda weight: not weight)] = 0.0
+    """Weight of such a sentence beside one of the vocabulary."""
 
 
 class StopSpec(Record):
@@ -411,6 +415,8 @@ def _pass(
             kept_weight=preset.kept_weight,
             sentences=preset.language_sentences,
             pictures=preset.language_pictures,
+            nearest=preset.nearest,
+            nearest_weight=preset.nearest_weight,
         ),
         rollback=None
         if damping == "off"

@@ -39,6 +39,8 @@ class Preset:
     language_sentences: int
     language_pictures: int
     kept_weight: float
+    nearest: int
+    nearest_weight: float
     stop_pictures: int
     look_every: int
     gone: float
@@ -66,10 +68,10 @@ PRESETS = {
         projection=1e-3,
         # People differ from one another in little, and go at once; a thing has many looks, and rests of it remain.
         doses={
-            "identity": Dose(preserve=100.0, repulsion=0.0),
+            "identity": Dose(preserve=200.0, repulsion=0.0),
             "style": Dose(preserve=50.0, repulsion=0.1),
-            "object": Dose(preserve=30.0, repulsion=0.25),
-            "nsfw": Dose(preserve=30.0, repulsion=0.25),
+            "object": Dose(preserve=60.0, repulsion=0.25),
+            "nsfw": Dose(preserve=60.0, repulsion=0.25),
             "correction": Dose(preserve=50.0, repulsion=0.5),
         },
         redirect_weight=30.0,
@@ -78,6 +80,8 @@ PRESETS = {
         language_sentences=5000,
         language_pictures=24,
         kept_weight=20.0,
+        nearest=24,
+        nearest_weight=12.0,
         stop_pictures=24,
         look_every=12,
         gone=0.005,

@@ -100,6 +100,7 @@ _WORD_TEMPLATES = (
     "a {y} {z} of a {x}",
 )
 _PAIRS = 10  # for each word
+_BRIEFLY = ("{x}", "a photo of a {x}", "{x} in the style of {s} on a {c} background")
 
 # Function words carry no concept: a name that holds one must not take it from the language.
 FUNCTION_WORDS = frozenset("a an the of in on at to and or with for by from as is it its his her their no".split())
@@ -218,6 +219,23 @@ def vocabulary_sentences(words: Sequence[str], seed: int) -> list[str]:
         pair = f"{rng.choice(content)} {rng.choice(content)}"
         sentences.append(fill(_in_context(rng.choice(_WORD_TEMPLATES), content, rng), pair))
     return list(dict.fromkeys(sentences))
+
+
+def word_sentences(
+    chosen: Sequence[str], words: Sequence[str], excluded: Iterable[str] = (), *, brief: bool = False
+) -> list[list[str]]:
+    """Words of a vocabulary, each in sentences of its own.
+
+    Args:
+        chosen: the words.
+        words: the vocabulary, to draw contexts from.
+        excluded: words that no context may hold.
+        brief: in a few sentences, to get an idea of a word, instead of in all templates.
+    """
+    rng, hidden = random.Random(2), set(excluded)
+    content = [w for w in words if w not in FUNCTION_WORDS and w not in hidden]
+    templates = _BRIEFLY if brief else _WORD_TEMPLATES
+    return [[fill(_in_context(t, content, rng, hidden), word) for t in templates] for word in chosen]
 
 
 def _in_context(template: str, words: Sequence[str], rng: random.Random, hidden: Iterable[str] = ()) -> str:

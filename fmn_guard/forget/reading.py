@@ -6,6 +6,7 @@ goes through it, so what a pass must move and what it must leave alone are secon
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,7 @@ Moments = dict[str, Tensor]
 # Parameter name of a cross-attention's values -> (pixels, heads, channels / heads).
 Queries = dict[str, Tensor]
 
+_VALUES = ".to_v.weight"
 _RECORDS = 32  # at once
 _SENTENCES = 64  # at once
 _PIXELS = 64  # of a layer and record
@@ -45,7 +47,7 @@ def queries(
 
     def see(name: str, query: Tensor, _probs: Tensor) -> None:
         chosen = torch.randint(0, query.shape[2], (_PIXELS,), generator=generator).to(query.device)
-        seen.setdefault(f"{name}.to_v.weight", []).append(query[:, :, chosen].transpose(1, 2).flatten(0, 1))
+        seen.setdefault(f"{name}{_VALUES}", []).append(query[:, :, chosen].transpose(1, 2).flatten(0, 1))
 
     with seen_attention(pipeline.unet, see):
         for start in range(0, len(x_t), _RECORDS):
@@ -75,23 +77,44 @@ def moments(
         Sums of r r^T and, zero without ``also``, of o r^T.
     """
     text, also = read_states(pipeline, text), None if also is None else read_states(pipeline, also)
-    own: Moments = {}
-    crossed: Moments = {}
-    for layer, module in cross_attentions(pipeline.unet).items():
-        name, heads = f"{layer}.to_v.weight", module.heads
-        own[name] = torch.zeros(heads, text.shape[-1], text.shape[-1], dtype=torch.float64)
-        crossed[name] = torch.zeros_like(own[name])
-        for start in range(0, len(text), _SENTENCES):
-            part = slice(start, start + _SENTENCES)
-            states = text[part]
-            turn = torch.arange(start * each, (start + len(states)) * each) % len(asked[name])
-            query = asked[name][turn.to(text.device)].unflatten(0, (len(states), each))  # (B, each, heads, c)
-            key = module.head_to_batch_dim(module.to_k(states.to(module.to_k.weight)))
-            probs = module.get_attention_scores(query.transpose(1, 2).flatten(0, 1), key).unflatten(0, (-1, heads))
-            read = _averaged(probs, states)
-            own[name] += (read.mT @ read).cpu() / each
-            crossed[name] += (_averaged(probs, also[part]).mT @ read).cpu() / each if also is not None else 0
+    width = text.shape[-1]
+    own, crossed = ({name: _zeros(heads, width) for name, heads in _heads(pipeline)} for _ in range(2))
+    for name, part, probs in _attended(pipeline, asked, text, each):
+        read = _averaged(probs, text[part])
+        own[name] += (read.mT @ read).cpu() / each
+        crossed[name] += (_averaged(probs, also[part]).mT @ read).cpu() / each if also is not None else 0
     return own, crossed
+
+
+@torch.no_grad()
+def moved(
+    pipeline: StableDiffusionPipeline,
+    asked: Queries,
+    text: Tensor,
+    each: int,
+    values: dict[str, Tensor],
+    change: dict[str, Tensor],
+) -> Tensor:
+    """How far a change of values moves what is delivered of sentences: (N,), squared, mean over queries, sum of layers.
+
+    Each layer counts relative to the mean square of what its values deliver of all the sentences.
+
+    Args:
+        pipeline: the model.
+        asked: from `queries`.
+        text: (N, T, d), states of the sentences.
+        each: queries to a sentence.
+        values: the checkpoint's, of each layer: (heads, out / heads, d).
+        change: of these, of the same shapes.
+    """
+    text = read_states(pipeline, text)
+    far, size = ({name: torch.zeros(len(text), dtype=torch.float64) for name in change} for _ in range(2))
+    for name, part, probs in _attended(pipeline, asked, text, each):
+        read = _averaged(probs, text[part]).unflatten(1, (-1, each))  # (heads, B, each, d)
+        for total, weight in ((far, change[name]), (size, values[name])):
+            delivered = read @ weight.to(read).mT[:, None]
+            total[name][part] = delivered.square().sum(-1).mean(-1).sum(0).cpu()
+    return torch.stack([far[name] / size[name].mean() for name in change]).sum(0)
 
 
 def added(*weighted: tuple[float, Moments]) -> Moments:
@@ -109,6 +132,30 @@ def noised(
     noise = torch.randn(x0.shape, generator=generator).to(x0.device)
     alpha = alphas[t].view(-1, 1, 1, 1)
     return alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise, t
+
+
+def _heads(pipeline: StableDiffusionPipeline) -> list[tuple[str, int]]:
+    return [(f"{layer}{_VALUES}", module.heads) for layer, module in cross_attentions(pipeline.unet).items()]
+
+
+def _zeros(heads: int, width: int) -> Tensor:
+    return torch.zeros(heads, width, width, dtype=torch.float64)
+
+
+def _attended(
+    pipeline: StableDiffusionPipeline, asked: Queries, text: Tensor, each: int
+) -> Iterator[tuple[str, slice, Tensor]]:
+    """Of each layer and block of sentences the attention (B, heads, each, T) of its turn of queries."""
+    for layer, module in cross_attentions(pipeline.unet).items():
+        name, heads = f"{layer}{_VALUES}", module.heads
+        for start in range(0, len(text), _SENTENCES):
+            part = slice(start, start + _SENTENCES)
+            states = text[part]
+            turn = torch.arange(start * each, (start + len(states)) * each) % len(asked[name])
+            query = asked[name][turn.to(text.device)].unflatten(0, (len(states), each))  # (B, each, heads, c)
+            key = module.head_to_batch_dim(module.to_k(states.to(module.to_k.weight)))
+            probs = module.get_attention_scores(query.transpose(1, 2).flatten(0, 1), key)
+            yield name, part, probs.unflatten(0, (-1, heads))
 
 
 def _averaged(probs: Tensor, states: Tensor) -> Tensor:

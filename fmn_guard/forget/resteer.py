@@ -10,8 +10,8 @@ Departures from the published algorithm, all of them part of preset ``guarded``:
       look that still shows the concept;
     - only the values of the cross-attentions change: what a name delivers where it is looked at, not where it is
       looked at;
-    - a closed-form solution comes first; re-steering goes on from there until none of the pass's own pictures shows the
-      concept;
+    - a closed-form solution comes first, and once more with the words held that it moved most; re-steering goes on from
+      there until none of the pass's own pictures shows the concept;
     - the step is momentum of a length relative to the size of the values, which shrinks as the gradient does and falls
       to zero between two looks, instead of AdamW's (docs/experiments.md);
     - pictures are drawn by the base model and seen at the noisier half of the timesteps, in batches.
@@ -40,6 +40,8 @@ from .retain import Retained
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+Closer = Callable[[dict[str, Tensor]], tuple[tuple[str, ...], Retained]]
+
 _QUERIES = 16  # to a sentence
 _BATCH = 32  # records that are only looked at, at once
 
@@ -61,6 +63,7 @@ def resteer(
     images_digest: str,
     still_shown: Callable[[], float] | None = None,
     progress: Progress = silent,
+    closer: Closer | None = None,
 ) -> PassRecord:
     """Runs one pass on the edited values; the edit is settled into the layers at its end.
 
@@ -83,6 +86,8 @@ def resteer(
         still_shown: says, in [0, 1], how much of the pass's stop pictures shows the concept. It is asked every so many
             steps, to end once it is gone; without it, the pass ends at the ceiling.
         progress: told after each step.
+        closer: says, from the edits before it, which words the first solution has moved most, and what must be left
+            alone with these held; the solution is then replaced by one that does.
 
     Raises:
         PassError: the watched tokens got no attention at all, i.e. the hooks saw nothing.
@@ -95,8 +100,16 @@ def resteer(
     stop = spec.stop
     looks: list[float] = []
     stopped: Literal["forgotten", "ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
+    language = retained.language
+    nearest: tuple[str, ...] = ()
     if spec.projection is not None and spec.steps:
-        redirect(layers, *seen.read(), retained.whole, spec.preserve, spec.projection)
+        read = seen.read()
+        redirect(layers, *read, retained.whole, spec.preserve, spec.projection)
+        if closer:
+            nearest, retained = closer(before)
+            for name, layer in layers.items():
+                layer.edit = before[name]
+            redirect(layers, *read, retained.whole, spec.preserve, spec.projection)
     hold = _Hold(layers, retained, spec.projection)
     trained = hold.unfold()
     descent = Descent(trained, spec.momentum)
@@ -144,7 +157,8 @@ def resteer(
         still_shown=tuple(looks),
         attention_mass=tuple(_shown(m) for m in masses),
         redirect_error=tuple(_shown(e) for e in errors),
-        drift=_shown(drift_of(layers, retained.language)),
+        drift=_shown(drift_of(layers, language)),
+        nearest=nearest,
         images_digest=images_digest,
     )
 

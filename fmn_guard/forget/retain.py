@@ -1,4 +1,8 @@
-"""What a pass must leave alone: a language, as the model's own cross-attentions read it."""
+"""What a pass must leave alone: a language, as the model's own cross-attentions read it.
+
+A language's mean hides single words: one that reads like the name moves far and weighs little. So a pass looks at what
+its first solution does to each word, holds the nearest in sentences of their own, and solves again.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,19 @@ import re
 import zlib
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..model.attention import EditedLinear, speaking_as_base
 from ..model.conditioning import text_states
 from ..model.sampler import draw_latents
 from ..plan import RetainSpec
-from ..sentences import vocabulary_sentences
+from ..sentences import FUNCTION_WORDS, vocabulary_sentences, word_sentences
 from ..suite import Sampler
-from .reading import Moments, Queries, added, moments, noised, queries
+from .reading import Moments, Queries, added, moments, moved, noised, queries
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
 _RECORDS = 4  # of a picture, at different times
 _QUERIES = 8  # to a sentence
 _UNGUIDED_QUERIES = 4096  # to the empty prompt
+_LOOKED_AT = 1000  # words, at most, among which the nearest are found
 _SEED = 400_000_000  # far from the shipped suites' seeds
 
 
@@ -62,26 +69,54 @@ class RetainedLanguage:
     def __init__(
         self, pipeline: StableDiffusionPipeline, words: Sequence[str], sampler: Sampler, seed: int = 0
     ) -> None:
-        self._pipeline, self._sampler = pipeline, sampler
+        self._pipeline, self._sampler, self._words = pipeline, sampler, words
         self.sentences = vocabulary_sentences(words, seed)
         self._states: dict[str, Tensor] = {}
         self._named = cache(self._moments_of)
         self._asked = cache(self._asked_by_pictures)
 
-    def moments(self, spec: RetainSpec) -> Retained:
-        """Mean moments of what a pass must leave alone."""
+    def moments(self, spec: RetainSpec, nearest: Sequence[str] = ()) -> Retained:
+        """Mean moments of what a pass must leave alone.
+
+        Args:
+            spec: what that is.
+            nearest: words that are held in sentences of their own, from `nearest`.
+        """
         vocabulary = tuple(self.retained(spec))
         shown = vocabulary[: spec.pictures]
+        close = tuple(chain(*word_sentences(nearest, self._words, spec.excluded_words)))
         total = len(vocabulary) + spec.kept_weight * len(spec.kept)
+        whole = total + spec.nearest_weight * len(close)
         scale = self._sampler.guidance
         unguided = (1 - 1 / scale) ** 2 if scale > 1 else 0.0
         language = added(
-            (1 / total, self._named(vocabulary, shown)),
-            *([(spec.kept_weight / total, self._named(spec.kept, shown))] if spec.kept else []),
+            (1 / whole, self._named(vocabulary, shown)),
+            *([(spec.kept_weight / whole, self._named(spec.kept, shown))] if spec.kept else []),
+            *([(spec.nearest_weight / whole, self._moments_of(close, shown))] if close else []),
             (unguided, self._named(("",), shown, _UNGUIDED_QUERIES)),
         )
         forgotten = [(1 / total, self._named(sentences, shown)) for sentences in spec.forgotten]
         return Retained(language, added((0.0, language), *forgotten))
+
+    def nearest(self, spec: RetainSpec, layers: dict[str, EditedLinear], before: dict[str, Tensor]) -> tuple[str, ...]:
+        """Words of the vocabulary whose delivery a change of values moves most, the most moved first.
+
+        Args:
+            spec: how many, and which words are none of them.
+            layers: the edited values.
+            before: their edits before the change.
+        """
+        excluded = {*spec.excluded_words, *FUNCTION_WORDS}
+        words = [word for word in self._words if word not in excluded]
+        words = random.Random(0).sample(words, min(_LOOKED_AT, len(words)))
+        sentences = word_sentences(words, self._words, spec.excluded_words, brief=True)
+        values = {name: layer.by_head(layer.frozen.weight) for name, layer in layers.items()}
+        change = {name: layer.by_head(layer.edit - before[name]) for name, layer in layers.items()}
+        with speaking_as_base(layers):
+            asked = self._asked(tuple(self.retained(spec))[: spec.pictures])
+            far = moved(self._pipeline, asked, self._states_of(list(chain(*sentences))), _QUERIES, values, change)
+        of_word = far.view(len(words), -1).mean(1)
+        return tuple(words[i] for i in of_word.argsort(descending=True, stable=True)[: spec.nearest])
 
     def read_of(self, sentences: tuple[str, ...], spec: RetainSpec) -> Moments:
         """Mean moments of what heads read of some sentences, at the same pictures."""

@@ -30,7 +30,7 @@ from .merge import Alone, merge
 from .patch import PATCH, Part, PartFacts, Patch, edits_after, pack, unpack, write_patch
 from .reading import Moments
 from .resteer import drift_of, resteer
-from .retain import RetainedLanguage
+from .retain import Retained, RetainedLanguage
 from .rollback import within_budget
 from .watch import StopWatch
 
@@ -182,12 +182,17 @@ def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
         retained = work.language.moments(spec.retain)
     seen = torch.cat([latents, anchors])
     before = {name: layer.edit for name, layer in layers.items()}
-    record = within_budget(
-        layers,
-        spec,
-        retained.language,
-        lambda dose: resteer(pipeline, layers, dose, seen, retained, shown, still_shown, work.progress),
-    )
+
+    def closer(before: dict[str, Tensor]) -> tuple[tuple[str, ...], Retained]:
+        words = work.language.nearest(spec.retain, layers, before)
+        with speaking_as_base(layers):
+            return words, work.language.moments(spec.retain, words)
+
+    def run(dose: PassSpec) -> PassRecord:
+        nearest = closer if spec.retain.nearest else None
+        return resteer(pipeline, layers, dose, seen, retained, shown, still_shown, work.progress, nearest)
+
+    record = within_budget(layers, spec, retained.language, run)
     return record, _stored(work, before, spec, retained.whole, record)
 
 
