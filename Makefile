@@ -67,7 +67,7 @@ bench: $(ALL) ## Measure start-up, linting, and what looking at a picture costs 
 bench-mscore: $(ALL) ## Measure M-Scores where the truth is known; hours on one core, and resumable.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mscore
 
-bench-verdicts: $(ALL) ## Audit checkpoints of which the truth is known; an hour on two cores, and resumable.
+bench-verdicts: $(ALL) ## Audit checkpoints of which the truth is known; long, and resumable.
 	$(BIN)/python -m benchmarks.verdicts
 
 $(BIN)/python:
