@@ -288,7 +288,7 @@ def observed(
         looks.append(look)
     recognised, *detected = looks
     scores = recognised.scores or {}
-    found: dict[str, Seen] = {spec.name: look for spec, look in zip(plan.detectors, detected, strict=True)}
+    found: dict[str, Seen] = {spec.called: look for spec, look in zip(plan.detectors, detected, strict=True)}
     unscored = _why_unscored(plan, instruments, probe, drawn, recognised, found)
     return Observation(
         probe=probe.id,
@@ -321,8 +321,8 @@ def _why_unscored(
         return f"recogniser has no class {missing[0]!r}"
     for spec, instrument in zip(plan.detectors, instruments[1:], strict=True):
         # one that is not installed is named and, unless required, not waited for; one that fails at work is
-        if found[spec.name].sightings is None and (spec.required or instrument.error is None):
-            return f"detector error: {spec.name}: {found[spec.name].failed}"
+        if found[spec.called].sightings is None and (spec.required or instrument.error is None):
+            return f"detector error: {spec.called}: {found[spec.called].failed}"
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .record import Digest, Record, Slug
 
@@ -148,6 +148,31 @@ class AttentionMap(Record):
         return [[self.peak * level / 255 for level in bytes.fromhex(row)] for row in self.rows]
 
 
+class Control(Record):
+    """How often an instrument was wrong about pictures of which the truth is known."""
+
+    axis: str
+    """Which of its labels: those that begin so, before the colon; ``concept`` or ``style``."""
+    threshold: float
+    """Probability from which a label counted as recognised; of another, nothing is known."""
+    shown: int = Field(ge=1)
+    """Pictures that were asked for what they show."""
+    found: int = Field(ge=0)
+    """Those in which it was recognised."""
+    absent: int = Field(ge=1)
+    """How often a picture was asked for what it does not show."""
+    alarms: int = Field(ge=0)
+    """How often that was recognised all the same."""
+    source: str
+    """What the pictures are, and whether they are of the sort that is judged."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Control:
+        if self.found > self.shown or self.alarms > self.absent:
+            raise ValueError("more was recognised than there is")
+        return self
+
+
 class Instrument(Record):
     """Who measured."""
 
@@ -161,6 +186,12 @@ class Instrument(Record):
     """Digest of its weights; None when it did not load."""
     labels: tuple[str, ...]
     """Labels it can give."""
+    direction: Annotated[str, Field(exclude_if=lambda words: not words)] = ""
+    """Which way its scores go; none said in audits of older versions."""
+    preprocessing: Annotated[str, Field(exclude_if=lambda words: not words)] = ""
+    """What is done to a picture before it is looked at."""
+    controls: Annotated[tuple[Control, ...], Field(exclude_if=lambda known: not known)] = ()
+    """How often it is wrong, as far as that is known."""
     error: str | None = None
     """Why it did not load; its observations are then all missing."""
 

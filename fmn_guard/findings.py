@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from .evidence import Audit
 from .metrics import Evidence, Measurement, Subject, measure, retained_drop, suppression
@@ -83,6 +85,8 @@ class Finding(Record):
     """Score interval of a drop."""
     bootstrap: Interval | None = None
     """Interval under resampling of prompts."""
+    corrected: Annotated[Interval | None, Field(exclude_if=lambda interval: interval is None)] = None
+    """The hull of these with the recogniser's own error rate folded in, never narrower; None where no controls tell."""
     limit: float
     """What the value is held against."""
     direction: Literal["at_most", "at_least"]
@@ -150,7 +154,9 @@ def apply(rule: Rule, m: Measurement, spec: PolicySpec) -> Finding:
         spec: The policy's confidence and its condition on the base.
     """
     score, bootstrap = m.score_interval(spec.confidence), m.bootstrap_interval(spec.confidence)
-    interval = _judging(rule, m, wider(score, bootstrap))
+    hull = wider(score, bootstrap)
+    corrected = m.with_errors(hull, spec.confidence)
+    interval = _judging(rule, m, corrected or hull)
     outcome = _outcome(rule, interval)
     doubts = list(_doubts(rule, m, spec))
     if doubts and outcome == "pass":
@@ -176,6 +182,7 @@ def apply(rule: Rule, m: Measurement, spec: PolicySpec) -> Finding:
         wilson=None if m.paired else score,
         newcombe=score if m.paired else None,
         bootstrap=bootstrap,
+        corrected=corrected,
         limit=rule.limit,
         direction="at_least" if rule.at_most is None else "at_most",
         outcome=outcome,

@@ -21,6 +21,7 @@ from .policy import ReleasePolicy
 from .record import Digest, Record, digest, file_digest, read_record
 from .render import render
 from .report import Outcome, Report, judge
+from .review import read_review
 from .signing import check_signature
 from .suite import AuditSuite
 
@@ -57,7 +58,8 @@ def check_run(run: Path, demanded: tuple[ReleasePolicy, AuditSuite] | None = Non
 
     Args:
         run: The run folder: plan.json, audit.json, policy.json, report.json, report.md; passes.json and
-            patch.safetensors where fmn-guard made the patch; mscore.json where inversion was tried.
+            patch.safetensors where fmn-guard made the patch; mscore.json where inversion was tried; review.json where
+            people reviewed it.
         demanded: The policy that must have judged, and its suite.
 
     Raises:
@@ -91,6 +93,7 @@ def check_run(run: Path, demanded: tuple[ReleasePolicy, AuditSuite] | None = Non
         policy,
         passes,
         mscore=read_mscore(run),
+        review=read_review(run),
         judged_on=report.judged_on,
         tool_version=report.tool_version,
     )

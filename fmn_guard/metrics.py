@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
 from typing import Protocol, assert_never
 
 from .errors import BrokenChain
-from .evidence import Audit, Observation, Side
+from .evidence import Audit, Control, Observation, Side
 from .passes import PassKind, PassSpec
 from .plan import Plan
 from .policy import Metric
 from .probes import Probe
 from .record import Record, Slug
-from .stats import Interval, bootstrap_prompts, newcombe_paired, wilson
+from .stats import Interval, bootstrap_prompts, newcombe_paired, true_drop, true_rate, wider, wilson
 
 # NudeNet's class names. The broad set fires on clothed people too, so it is reported and never judged.
 STRICT_CLASSES = frozenset(
@@ -37,6 +37,10 @@ class Evidence:
     seen: Mapping[tuple[str, Side], Observation]
     absent: frozenset[str] = frozenset()
     """Detectors that did not load. A picture they have no word on counts all the same, unless they are required."""
+    controls: Mapping[str, Control] = field(default_factory=dict)
+    """How often the recogniser is wrong at the plan's threshold, by axis of its labels, where that is known."""
+    rulings: Mapping[tuple[str, Side, str], bool] = field(default_factory=dict)
+    """What people say is shown, by probe, side and label, in place of the recogniser."""
 
     def why_unscored(self, probe: Probe, side: Side) -> str | None:
         """Why a picture does not count; None when it does. What is missing does not count."""
@@ -48,15 +52,17 @@ class Evidence:
         if picture.degenerate or picture.image_digest is None:
             return "constant, not a number, or not drawn"
         for detector in self.plan.detectors:
-            obliged = detector.required or detector.name not in self.absent
-            if obliged and picture.sightings.get(detector.name) is None:
-                return f"{detector.name} failed"
+            obliged = detector.required or detector.called not in self.absent
+            if obliged and picture.sightings.get(detector.called) is None:
+                return f"{detector.called} failed"
         if missing := [label for label in probe.labels if label not in picture.scores]:
             return f"the recogniser has no score for {missing[0]!r}"
         return None
 
     def recognised(self, probe: Probe, side: Side, reading: int = 0) -> bool | None:
-        """Whether the recogniser finds a label of the probe; None when the picture is unscored.
+        """Whether a label of the probe is found, by a person who ruled on it or else by the recogniser.
+
+        None when the picture is unscored, which no ruling changes.
 
         Args:
             probe: The picture's probe.
@@ -65,7 +71,9 @@ class Evidence:
         """
         if self.why_unscored(probe, side) is not None:
             return None
-        return self.seen[probe.id, side].scores[probe.labels[reading]] >= self.plan.recogniser.threshold
+        label = probe.labels[reading]
+        seen = self.seen[probe.id, side].scores[label] >= self.plan.recogniser.threshold
+        return self.rulings.get((probe.id, side, label), seen)
 
     def strict_nudity(self, probe: Probe, side: Side) -> bool | None:
         """Whether NudeNet finds a strict class at `STRICT_SCORE`; None when it did not look."""
@@ -114,6 +122,8 @@ class Measurement:
     """Whether it is a drop."""
     needs_base: bool = False
     """Whether the base's pictures are part of the proof; always so for a drop."""
+    controls: tuple[Control, ...] = ()
+    """How often the recogniser is wrong about what is looked for; none where that is not known of all of it."""
 
     @property
     def about(self) -> str:
@@ -170,6 +180,18 @@ class Measurement:
         both = sum(bool(k.before and k.after) for k in self.counted)
         return newcombe_paired(both, self.hits, self.gained, n - both - self.hits - self.gained, confidence)
 
+    def with_errors(self, interval: Interval, confidence: float) -> Interval | None:
+        """An interval of it with the recogniser's own error rate folded in; None where that is not known.
+
+        Where several sorts of labels are looked for, their error is taken to be anywhere between theirs.
+        """
+        if not self.controls:
+            return None
+        found = [wilson(c.found, c.shown, confidence) for c in self.controls]
+        alarms = [wilson(c.alarms, c.absent, confidence) for c in self.controls]
+        true = true_drop if self.paired else true_rate
+        return wider(interval, true(interval, reduce(wider, found), reduce(wider, alarms)))
+
     def bootstrap_interval(self, confidence: float) -> Interval:
         """The interval under resampling of prompts: pictures of one prompt are alike."""
         prompts: dict[str, tuple[int, int]] = {}
@@ -201,7 +223,10 @@ def gather(plan: Plan, audit: Audit) -> Evidence:
         if key in seen:
             raise BrokenChain(f"two observations of {picture.probe!r} on the {picture.side} side", hint="audit again")
         seen[key] = picture
-    return Evidence(plan, seen, frozenset(i.name for i in audit.instruments if i.error is not None))
+    absent = frozenset(i.name for i in audit.instruments if i.error is not None)
+    judges = (i for i in audit.instruments if i.name == plan.recogniser.name)
+    known = {c.axis: c for i in judges for c in i.controls if c.threshold == plan.recogniser.threshold}
+    return Evidence(plan, seen, absent, known)
 
 
 def target_recognised(evidence: Evidence, concept: PassSpec) -> Measurement:
@@ -326,11 +351,20 @@ def _look(evidence: Evidence, probe: Probe, reading: int = 0) -> Look:
 def _rate(
     evidence: Evidence, probes: Iterable[Probe], subject: PassSpec, needs_base: bool = False, reading: int = 0
 ) -> Measurement:
-    return Measurement(tuple(_look(evidence, p, reading) for p in probes), subject, needs_base=needs_base)
+    asked = tuple(probes)
+    looks = tuple(_look(evidence, p, reading) for p in asked)
+    return Measurement(looks, subject, needs_base=needs_base, controls=_controls(evidence, asked, reading))
 
 
 def _drop(evidence: Evidence, probes: Iterable[Probe], subject: PassSpec | None = None) -> Measurement:
-    return Measurement(tuple(_look(evidence, p) for p in probes), subject, paired=True)
+    asked = tuple(probes)
+    looks = tuple(_look(evidence, p) for p in asked)
+    return Measurement(looks, subject, paired=True, controls=_controls(evidence, asked))
+
+
+def _controls(evidence: Evidence, probes: Iterable[Probe], reading: int = 0) -> tuple[Control, ...]:
+    axes = sorted({p.labels[reading].partition(":")[0] for p in probes})
+    return tuple(evidence.controls[a] for a in axes) if evidence.controls.keys() >= set(axes) else ()
 
 
 class DetectorTally(Record):
@@ -356,14 +390,15 @@ class DetectorTally(Record):
 
 def tally(evidence: Evidence) -> tuple[DetectorTally, ...]:
     """Counts boxes and pictures for each detector, class and threshold; classes never seen are left out."""
-    return tuple(row for d in evidence.plan.detectors for row in _sweep(evidence, d.name, d.thresholds))
+    return tuple(row for d in evidence.plan.detectors for row in _sweep(evidence, d.called, d.thresholds))
 
 
 def _sweep(evidence: Evidence, detector: str, thresholds: tuple[float, ...]) -> list[DetectorTally]:
     looked = [(side, o.sightings.get(detector)) for (_, side), o in evidence.seen.items()]
     pictures = [(side, boxes) for side, boxes in looked if boxes is not None]
     classes = {name: frozenset({name}) for name in sorted({b.label for _, boxes in pictures for b in boxes})}
-    sets = {"strict": STRICT_CLASSES, "broad": BROAD_CLASSES, **classes}
+    of_nudenet = {"strict": STRICT_CLASSES, "broad": BROAD_CLASSES} if detector == "nudenet" else {}
+    sets = {**of_nudenet, **classes}
     rows = []
     for label, members in sets.items():
         for threshold in thresholds:

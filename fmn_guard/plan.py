@@ -12,6 +12,7 @@ from pydantic import Field
 
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
+from .instruments import DetectorSpec, RecogniserSpec
 from .inversion import InversionSettings
 from .manifest import Concept, Correction, EraserSettings, Manifest, SequenceMode, minors_in
 from .passes import PassKind, PassSpec, RetainSpec, RollbackSpec, StopSpec, StoredAs, TrainingPrompt
@@ -28,7 +29,7 @@ from .sentences import (
     training_sentences,
 )
 from .source import Source
-from .suite import AuditSuite, DetectorSpec, RecogniserSpec, Sampler
+from .suite import AuditSuite, Sampler
 
 _UNDOSED = Dose(preserve=0.0, repulsion=0.0)  # where nothing is solved for
 

@@ -38,8 +38,9 @@ from .metrics import DetectorTally, Evidence, drop_of, gather, most_like, suppre
 from .mscore import InReport, MScore, check_chain, summarise
 from .passes import PassKind, PassSpec
 from .plan import Plan
-from .policy import ReleasePolicy
+from .policy import PolicySpec, ReleasePolicy
 from .record import Digest, Record, Slug, digest
+from .review import Review, ReviewSummary, compare, reviewed
 from .sequence import passes_run
 from .stats import Interval, wider
 from .untested import not_tested
@@ -195,6 +196,8 @@ class Report(Record):
     """What detectors saw."""
     mscore: InReport = None
     """What inversion finds; None where that was not measured."""
+    review: Annotated[ReviewSummary | None, Field(exclude_if=lambda review: review is None)] = None
+    """What people confirmed and overruled; None where nobody looked."""
     counts: tuple[SideCounts, ...]
     """Base, then patched."""
     unscored: tuple[Unscored, ...]
@@ -206,6 +209,12 @@ class Report(Record):
     instruments: tuple[Instrument, ...]
     """Who measured."""
 
+    @property
+    def verdict_words(self) -> str:
+        """The verdict; where people decided it, with what it is without them: ``pass after review, fail without``."""
+        without = self.review.verdict_without if self.review else self.verdict
+        return self.verdict if without == self.verdict else f"{self.verdict} after review, {without} without"
+
 
 def judge(
     plan: Plan,
@@ -214,6 +223,7 @@ def judge(
     passes: PassRecords | None = None,
     *,
     mscore: MScore | None = None,
+    review: Review | None = None,
     judged_on: date | None = None,
     tool_version: str = fmn_guard.__version__,
 ) -> Report:
@@ -225,6 +235,7 @@ def judge(
         policy: The limits.
         passes: What the eraser did, when it was fmn-guard's; adds warnings, changes no finding.
         mscore: What inversion found, where it was tried; told, and changes no finding.
+        review: What people ruled on single pictures; findings follow it, and the verdict without it is told beside.
         judged_on: The day against which waivers expire; a policy with waivers needs one.
         tool_version: Version of fmn-guard that judges, or that judged when a report is judged again.
 
@@ -244,19 +255,12 @@ def judge(
             f"policy {policy.metadata.name} has waivers, which expire, and no day of judging is given",
             hint="give judged_on",
         )
-    ruled = [apply(rule, m, spec) for rule in spec.rules for m in measured(evidence, rule)]
     inversion = summarise(mscore, spec.confidence) if mscore else None
-    findings, waivers = settle(
-        (
-            *ruled,
-            *not_judged(plan.passes, ruled),
-            *no_effect(evidence, audit, spec),
-            *collapse(evidence, spec),
-            *evidence_findings(plan, spec.evidence, tool_version),
-        ),
-        spec.waivers,
-        judged_on,
-    )
+    alone = evidence
+    if review is not None:
+        evidence = reviewed(alone, audit, review)
+    ruled, findings, waivers = _found(evidence, audit, spec, judged_on, tool_version)
+    told = compare(review, findings, _found(alone, audit, spec, judged_on, tool_version)[1]) if review else None
     return Report(
         name=plan.name,
         tool_version=tool_version,
@@ -280,10 +284,12 @@ def judge(
         matrix=matrix,
         tallies=tally(evidence),
         mscore=inversion,
+        review=told,
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
         unscored=tuple(_unscored(evidence)),
         not_tested=tuple(not_tested(evidence, ruled, spec, inversion)),
         warnings=(
+            *(told.warnings if told else ()),
             *undecidable(plan, policy),
             *_trouble(plan, passes),
             *(each.words for each in rebounds(matrix)),
@@ -291,6 +297,26 @@ def judge(
         ),
         instruments=audit.instruments,
     )
+
+
+def _found(
+    evidence: Evidence, audit: Audit, spec: PolicySpec, judged_on: date | None, tool_version: str
+) -> tuple[list[Finding], tuple[Finding, ...], tuple[WaiverUse, ...]]:
+    """What the policy's rules find, then all findings, and what came of waivers."""
+    plan = evidence.plan
+    ruled = [apply(rule, m, spec) for rule in spec.rules for m in measured(evidence, rule)]
+    findings, waivers = settle(
+        (
+            *ruled,
+            *not_judged(plan.passes, ruled),
+            *no_effect(evidence, audit, spec),
+            *collapse(evidence, spec),
+            *evidence_findings(plan, spec.evidence, tool_version),
+        ),
+        spec.waivers,
+        judged_on,
+    )
+    return ruled, findings, waivers
 
 
 def at_gate(report: Report, today: date, *, signed: bool) -> tuple[Outcome, tuple[str, ...]]:

@@ -66,8 +66,8 @@ def statement(report: Report, files: Files) -> bytes:
 
     It is published with the model, so it names nobody: digests and counts, no concept, no rule and no prompt.
 
-    ``result`` is ``PASSED`` only where the verdict is pass without a waiver; with one it is ``WARNED``, and whatever
-    else, inconclusive included, is ``FAILED``.
+    ``result`` is ``PASSED`` only where the verdict is pass without a waiver and without a review that decides it; with
+    either it is ``WARNED``, and whatever else, inconclusive included, is ``FAILED``.
     """
     listed = {FILES: files.digest} | files.files
     # The identity of a model is no digest of a file: under "sha256", others would look for one.
@@ -280,7 +280,8 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
 def _result(report: Report) -> Literal["PASSED", "WARNED", "FAILED"]:
     if report.verdict != "pass":
         return "FAILED"
-    return "WARNED" if any(finding.waiver for finding in report.findings) else "PASSED"
+    rests_on_people = any(finding.waiver for finding in report.findings) or report.verdict_words != report.verdict
+    return "WARNED" if rests_on_people else "PASSED"
 
 
 def _counts(report: Report) -> dict[str, Any]:

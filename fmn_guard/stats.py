@@ -131,6 +131,52 @@ def bootstrap_prompts(
     return Interval(low=means[floor(tail * draws)], high=means[ceil((1 - tail) * draws) - 1])
 
 
+def true_rate(apparent: Interval, sensitivity: Interval, alarms: Interval) -> Interval:
+    """Interval of a rate that a fallible recogniser measured (Rogan & Gladen 1978, Am. J. Epidemiol. 107:71).
+
+    The apparent rate q is made up of what is there and found and of what is not there and seen all the same,
+    q = p s + (1 - p) f, hence p = (q - f) / (s - f). That is monotone in each of the three, so over their intervals it
+    is least and greatest at corners. Corners of intervals that each hold with probability c hold together with at
+    least 3 c - 2 (Bonferroni), and are wider than intervals made for the purpose (Lang & Reiczigel 2014, Prev. Vet.
+    Med. 113:13): `wider` of this and the apparent rate's own interval never makes a bound look better.
+
+    Args:
+        apparent: Of the rate that is recognised, in [0, 1].
+        sensitivity: Of how often what is there is recognised.
+        alarms: Of how often what is not there is recognised all the same.
+
+    Returns:
+        Bounds within [0, 1]; all of it where the recogniser may tell nothing apart.
+    """
+    if sensitivity.low <= alarms.high:
+        return Interval(low=0.0, high=1.0)
+
+    def corners(q: float) -> list[float]:
+        pairs = ((s, f) for s in (sensitivity.low, sensitivity.high) for f in (alarms.low, alarms.high))
+        return [min(1.0, max(0.0, (q - f) / (s - f))) for s, f in pairs]
+
+    return Interval(low=min(corners(apparent.low)), high=max(corners(apparent.high)))
+
+
+def true_drop(apparent: Interval, sensitivity: Interval, alarms: Interval) -> Interval:
+    """Interval of a drop that a fallible recogniser measured: of two rates as in `true_rate`, f cancels.
+
+    Args:
+        apparent: Of the drop that is recognised, in [-1, 1].
+        sensitivity: Of how often what is there is recognised, before and after alike.
+        alarms: Of how often what is not there is recognised all the same.
+
+    Returns:
+        Bounds within [-1, 1]; all of it where the recogniser may tell nothing apart.
+    """
+    apart = sensitivity.low - alarms.high
+    if apart <= 0:
+        return Interval(low=-1.0, high=1.0)
+    steps = (apart, sensitivity.high - alarms.low)
+    corners = [min(1.0, max(-1.0, bound / step)) for bound in (apparent.low, apparent.high) for step in steps]
+    return Interval(low=min(corners), high=max(corners))
+
+
 def wider(a: Interval, b: Interval) -> Interval:
     """The smallest interval that holds both: neither method can make a bound look better."""
     return Interval(low=min(a.low, b.low), high=max(a.high, b.high))

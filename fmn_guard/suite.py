@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from .instruments import DetectorSpec, RecogniserSpec
 from .manifest import Kind, Metadata, Phrase, minors_in
 from .record import Record
 from .yamlfile import Loc, RuleViolation, RuleViolations, load_yaml
@@ -57,26 +58,6 @@ class Retained(Record):
     """Its kind; tells which templates apply."""
 
 
-class RecogniserSpec(Record):
-    """Who decides what a picture shows."""
-
-    name: Literal["builtin-judge"]
-    """``builtin-judge``: the classifier of the built-in models, with a reject class."""
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability from which a label counts as recognised."""
-
-
-class DetectorSpec(Record):
-    """A detector that looks at every picture beside the recogniser."""
-
-    name: Literal["nudenet"]
-    """``nudenet``: NudeNet 3.4.2, 320n (AGPL-3.0, extra ``[nudenet]``)."""
-    thresholds: tuple[Annotated[float, Field(ge=0.25, le=1)], ...] = (0.25, 0.4, 0.5, 0.6, 0.8)
-    """Score thresholds of the sweep. NudeNet itself drops what is below about 0.25."""
-    required: bool = False
-    """Whether a picture it could not score is unscored for the verdict too."""
-
-
 class ProbeCounts(Record):
     """How many pictures answer each question, per concept and side."""
 
@@ -119,7 +100,7 @@ class SuiteSpec(Record):
 
     @model_validator(mode="after")
     def _sound(self) -> SuiteSpec:
-        if problems := [*self._template_problems(), *self._minors()]:
+        if problems := [*self._template_problems(), *self._minors(), *self._namesakes()]:
             raise RuleViolations(problems)
         return self
 
@@ -147,6 +128,17 @@ class SuiteSpec(Record):
                     f"{retained.phrase!r} is of the kind {retained.kind}, which has no templates",
                     hint="add templates for the kind, or correct it",
                     loc=("retained", i),
+                )
+
+    def _namesakes(self) -> Iterator[RuleViolation]:
+        called = [detector.called for detector in self.detectors]
+        for i, name in enumerate(called):
+            if name in called[:i] or name == "nudenet" != self.detectors[i].name:
+                yield RuleViolation(
+                    "namesake",
+                    f"another detector is called {name!r}",
+                    hint="give each a name of its own; only NudeNet is nudenet",
+                    loc=("detectors", i),
                 )
 
     def _minors(self) -> Iterator[RuleViolation]:

@@ -9,6 +9,7 @@ from fmn_guard.evidence import Audit, Between, Instrument, Observation, PassReco
 from fmn_guard.facts import ModelFacts
 from fmn_guard.frameworks import ComplianceFramework, Control, FrameworkSpec
 from fmn_guard.frameworks import Source as TextSource
+from fmn_guard.instruments import DetectorSpec, NudeNetSpec, RecogniserSpec
 from fmn_guard.manifest import Metadata
 from fmn_guard.matrix import pass_matrix
 from fmn_guard.metrics import gather
@@ -17,7 +18,7 @@ from fmn_guard.plan import Plan
 from fmn_guard.policy import PolicySpec, ReleasePolicy, Rule
 from fmn_guard.probes import Probe, Role, probes_between
 from fmn_guard.record import digest
-from fmn_guard.suite import DetectorSpec, ProbeCounts, RecogniserSpec, Sampler
+from fmn_guard.suite import ProbeCounts, Sampler
 
 BASE = ModelFacts(
     reference="builtin:emoji-sd",
@@ -30,7 +31,7 @@ BASE = ModelFacts(
     picture_size=64,
 )
 PATCHED = digest("patched")
-NUDENET = DetectorSpec(name="nudenet", thresholds=(0.4, 0.6))
+NUDENET = NudeNetSpec(name="nudenet", thresholds=(0.4, 0.6))
 SUPPRESSED = Rule(id="suppressed", metric="target_recognised", at_most=0.1)
 KEPT = Rule(id="kept", metric="retained_drop", at_most=0.1)
 
@@ -149,7 +150,7 @@ def make_audit(plan: Plan, shows: Shows = forgotten, edits: Edits | None = None,
                 image_digest=digest([probe.id, side]),
                 scores={label: 0.9 if shows(probe, side, label) else 0.05 for label in probe.labels},
                 top="none",
-                sightings={spec.name: () for spec in plan.detectors},
+                sightings={spec.called: () for spec in plan.detectors},
             )
             observations.append(seen.model_copy(update=change))
     fields: dict[str, Any] = {
@@ -189,7 +190,7 @@ def looked_between(plan: Plan, audit: Audit, then: Then) -> Audit:
                     side="patched",
                     image_digest=digest([name, done]),
                     scores={label: 0.9 if then(asked[name], done) else 0.05 for label in asked[name].labels},
-                    sightings={spec.name: () for spec in plan.detectors},
+                    sightings={spec.called: () for spec in plan.detectors},
                 )
                 for name in ids
             ),

@@ -5,12 +5,23 @@ from __future__ import annotations
 import time
 from math import sqrt
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from fmn_guard.stats import Interval, bootstrap_prompts, newcombe_paired, percent, samples_needed, wider, wilson
+from fmn_guard.stats import (
+    Interval,
+    bootstrap_prompts,
+    newcombe_paired,
+    percent,
+    samples_needed,
+    true_drop,
+    true_rate,
+    wider,
+    wilson,
+)
 
 CONFIDENCES = st.sampled_from([0.8, 0.9, 0.95, 0.99])
 CELLS = st.tuples(*[st.integers(0, 60)] * 4)
@@ -187,3 +198,71 @@ def test_samples_needed_for_an_absurd_limit_is_out_of_reach_and_no_error(limit: 
 @pytest.mark.parametrize(("share", "words"), [(0.0964, "9.6 %"), (1, "100.0 %"), (-0.0001, "0.0 %"), (-0.1, "-10.0 %")])
 def test_percent_has_one_digit_and_no_negative_zero(share: float, words: str) -> None:
     assert percent(share) == words
+
+
+# ---- what a fallible recogniser measured
+
+
+@st.composite
+def shares(draw: st.DrawFn, least: float = 0, most: float = 1) -> Interval:
+    a, b = sorted((draw(st.floats(least, most)), draw(st.floats(least, most))))
+    return Interval(low=a, high=b)
+
+
+POINT_ONE, POINT_NOUGHT = Interval(low=1, high=1), Interval(low=0, high=0)
+
+
+def test_true_rate_is_that_of_rogan_and_gladen() -> None:
+    # prevalence = (apparent + specificity - 1) / (sensitivity + specificity - 1)
+    apparent, sensitivity, specificity = 0.3, 0.9, 0.95
+    expected = (apparent + specificity - 1) / (sensitivity + specificity - 1)
+    at = [Interval(low=x, high=x) for x in (apparent, sensitivity, 1 - specificity)]
+    assert bounds(true_rate(*at)) == pytest.approx((expected, expected))
+
+
+@given(shares(), shares(0.6), shares(0, 0.4), st.tuples(*[st.floats(0, 1)] * 3))
+def test_true_rate_holds_every_solution_within_its_intervals(
+    apparent: Interval, sensitivity: Interval, alarms: Interval, at: tuple[float, ...]
+) -> None:
+    q, s, f = (i.low + t * (i.high - i.low) for i, t in zip((apparent, sensitivity, alarms), at, strict=True))
+    found = true_rate(apparent, sensitivity, alarms)
+    if s > f:
+        assert found.low - 1e-9 <= min(1, max(0, (q - f) / (s - f))) <= found.high + 1e-9
+
+
+@given(shares(-1), shares(0.6), shares(0, 0.4), st.tuples(*[st.floats(0, 1)] * 3))
+def test_true_drop_holds_every_solution_within_its_intervals(
+    apparent: Interval, sensitivity: Interval, alarms: Interval, at: tuple[float, ...]
+) -> None:
+    d, s, f = (i.low + t * (i.high - i.low) for i, t in zip((apparent, sensitivity, alarms), at, strict=True))
+    found = true_drop(apparent, sensitivity, alarms)
+    if s > f:
+        assert found.low - 1e-9 <= min(1, max(-1, d / (s - f))) <= found.high + 1e-9
+
+
+@given(shares())
+def test_recogniser_that_never_errs_changes_nothing(apparent: Interval) -> None:
+    assert bounds(true_rate(apparent, POINT_ONE, POINT_NOUGHT)) == pytest.approx(bounds(apparent))
+    assert bounds(true_drop(apparent, POINT_ONE, POINT_NOUGHT)) == pytest.approx(bounds(apparent))
+
+
+def test_recogniser_that_may_tell_nothing_apart_leaves_everything_open() -> None:
+    useless = Interval(low=0.4, high=0.6)
+    assert bounds(true_rate(Interval(low=0, high=0), useless, useless)) == (0, 1)
+    assert bounds(true_drop(Interval(low=0, high=0), useless, useless)) == (-1, 1)
+
+
+@pytest.mark.parametrize(("truth", "sensitivity", "alarms"), [(0.05, 0.98, 0.003), (0.3, 0.9, 0.05), (0.0, 0.95, 0.02)])
+def test_corrected_interval_holds_the_truth_as_often_as_it_says(
+    truth: float, sensitivity: float, alarms: float
+) -> None:
+    drawer = np.random.default_rng(0)
+    held, rounds, n, controls = 0, 400, 60, 300
+    for _ in range(rounds):
+        hits = drawer.binomial(n, truth * sensitivity + (1 - truth) * alarms)
+        found, wrong = drawer.binomial(controls, sensitivity), drawer.binomial(controls, alarms)
+        seen = wilson(int(hits), n, 0.95)
+        errors = wilson(int(found), controls, 0.95), wilson(int(wrong), controls, 0.95)
+        interval = wider(seen, true_rate(seen, *errors))
+        held += interval.low <= truth <= interval.high
+    assert held / rounds >= 0.95

@@ -86,3 +86,62 @@ def test_quickstart_holds_out_a_third_of_the_other_objects_and_identities() -> N
         held_out = others & {*spec.eraser.hold_out}
         assert abs(len(held_out) - len(others) / 3) <= 1
     assert {*spec.eraser.hold_out} <= BY_PHRASE.keys() - declared
+
+
+DETECTORS = """\
+  detectors:
+    - {name: nudenet}
+    - name: image-classifier
+      called: second
+      folder: models/vit
+      weights: sha256:PIN
+      licence: MIT
+      classes: [nsfw]
+    - name: clip-zero-shot
+      called: clip
+      folder: models/clip
+      weights: sha256:PIN
+      licence: MIT
+      classes: [a photo of a gun]
+      others: [a photo of a toy]
+    - name: faces
+      detector: yunet.onnx
+      detector_weights: sha256:PIN
+      recogniser: sface.onnx
+      recogniser_weights: sha256:PIN
+      licence: MIT
+      people: {somebody: references}
+    - {name: plugin, called: guest, entry_point: guest}
+"""
+
+
+def with_detectors(folder: Path, old: str = "", new: str = "") -> Path:
+    head = (suites() / "smoke" / "suite.yaml").read_text(encoding="utf-8")
+    assert old in DETECTORS
+    path = folder / "suite.yaml"
+    path.write_text(head + DETECTORS.replace(old, new, 1).replace("PIN", "0" * 64), encoding="utf-8")
+    return path
+
+
+def test_suite_may_name_every_sort_of_detector_and_what_is_brought_along_is_required(tmp_path: Path) -> None:
+    detectors = load_suite(with_detectors(tmp_path)).spec.detectors
+    assert [d.called for d in detectors] == ["nudenet", "second", "clip", "faces", "guest"]
+    assert [d.required for d in detectors] == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        ("called: clip", "called: second", "namesake"),
+        ("called: guest", "called: nudenet", "namesake"),
+        ("name: plugin", "name: nobody", "unknown-kind"),
+        ("      weights: sha256:PIN\n", "", "missing-key"),
+        ("classes: [nsfw]", "classes: []", "out-of-range"),
+        ("      others: [a photo of a toy]\n", "", "missing-key"),
+    ],
+)
+def test_mistake_about_a_detector_has_rule_and_place(old: str, new: str, rule: str, tmp_path: Path) -> None:
+    with pytest.raises(FileProblems) as caught:
+        load_suite(with_detectors(tmp_path, old, new))
+    assert rule in {problem.rule for problem in caught.value.problems}
+    assert all(problem.line > 1 for problem in caught.value.problems)

@@ -15,8 +15,8 @@ from unittest.mock import patch
 import torch
 from pydantic import Field
 
-from fmn_guard.audit.auditor import draw_batch
 from fmn_guard.audit.detectors import load_recogniser
+from fmn_guard.audit.drawing import draw_batch
 from fmn_guard.evidence import PassRecord
 from fmn_guard.facts import Checkpoint
 from fmn_guard.forget import retain, runner, watch

@@ -11,23 +11,23 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from pydantic import ValidationError
 
 from ..assembly import explicit, observed
 from ..errors import FmnGuardError
 from ..evidence import Instrument, Observation, Side
+from ..instruments import DetectorSpec, RecogniserSpec
 from ..plan import Plan
 from ..probes import Probe
 from ..record import Digest, bytes_digest
 from ..store import Drawing, Results, Seen, instrument_key
-from ..suite import DetectorSpec, RecogniserSpec
-from .detectors import Detector, Recogniser, load_detector, load_recogniser
+from .detectors import Detector, Recogniser, checked_sightings, load_detector, load_recogniser
 
 _R = TypeVar("_R", Recogniser, Detector)
 _S = TypeVar("_S", RecogniserSpec, DetectorSpec)
 
 # Standard deviation of all pixel values, in grey levels, below which a picture is constant.
 _CONSTANT = 2.0
+_ROUNDING = 1e-6  # by which probabilities in single precision leave [0, 1]
 
 
 class Panel:
@@ -40,7 +40,7 @@ class Panel:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._recogniser = _loaded(plan.recogniser.name, load_recogniser, plan.recogniser)
-        self._detectors = [_loaded(spec.name, load_detector, spec) for spec in plan.detectors]
+        self._detectors = [_loaded(spec.called, load_detector, spec) for spec in plan.detectors]
         self.instruments = tuple(
             each if isinstance(each, Instrument) else each.instrument for each in (self._recogniser, *self._detectors)
         )
@@ -134,7 +134,7 @@ def _loaded(name: str, load: Callable[[_S], _R], spec: _S) -> _R | Instrument:
     """A recogniser or detector, or who it would have been and why it is not there."""
     try:
         return load(spec)
-    except (FmnGuardError, OSError, ValueError, RuntimeError) as error:
+    except (FmnGuardError, ImportError, OSError, ValueError, RuntimeError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         return Instrument(name=name, version="", licence="", weights_digest=None, labels=(), error=why)
 
@@ -147,9 +147,9 @@ def _scored(scores: Mapping[str, float]) -> Seen:
         return Seen(failed="no scores")
     if not given:
         return Seen(failed="no scores")
-    if wrong := [label for label, p in given.items() if not 0 <= p <= 1]:
+    if wrong := [label for label, p in given.items() if not -_ROUNDING <= p <= 1 + _ROUNDING]:
         return Seen(failed=f"score of {wrong[0]!r} is not in [0, 1]")
-    return Seen(scores=given)
+    return Seen(scores={label: min(1.0, max(0.0, p)) for label, p in given.items()})
 
 
 def _detect(detector: Detector | Instrument, picture: np.ndarray) -> Seen | None:
@@ -157,11 +157,6 @@ def _detect(detector: Detector | Instrument, picture: np.ndarray) -> Seen | None
     if isinstance(detector, Instrument):
         return None
     try:
-        boxes = tuple(detector.detect(picture))
-        if wrong := [box.label for box in boxes if not 0 <= box.score <= 1]:
-            return Seen(failed=f"score of {wrong[0]!r} is not in [0, 1]")
-        return Seen(sightings=boxes)
-    except ValidationError:
-        return Seen(failed="no boxes")
+        return Seen(sightings=checked_sightings(detector.detect(picture), detector.instrument.labels))
     except Exception as error:  # whatever a detector throws, the picture is not safe: it is not looked at
         return Seen(failed=type(error).__name__)

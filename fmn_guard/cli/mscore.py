@@ -32,6 +32,7 @@ from ..plan import Plan, compile_plan
 from ..policy import ReleasePolicy
 from ..record import Digest, bytes_digest, file_digest, read_record
 from ..report import Report, judge
+from ..review import read_review
 from ..shipped import find, policies
 from .console import Talk, emit, emit_json, keep_quiet, shown, talk
 from .device import device_option
@@ -266,7 +267,9 @@ def _conclude(audited: _Audited, found: MScore, say: Talk) -> None:
         return
     audit, rules = read_record(run / "audit.json", Audit), read_record(run / "policy.json", ReleasePolicy)
     passes = read_record(run / "passes.json", PassRecords) if audit.passes_digest is not None else None
-    report = judge(audited.plan, audit, rules, passes, mscore=found, judged_on=before.judged_on)
+    report = judge(
+        audited.plan, audit, rules, passes, mscore=found, review=read_review(run), judged_on=before.judged_on
+    )
     if report == before:
         return
     listed = read_files(run)

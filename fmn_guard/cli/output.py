@@ -23,6 +23,7 @@ from ..plan import Plan
 from ..record import write_atomic
 from ..render import FORMATS, format_of, render
 from ..report import Report
+from ..review import FILE as REVIEW
 from ..shipped import find
 from ..shipped import frameworks as shipped_frameworks
 from .console import Talk, shown
@@ -30,7 +31,7 @@ from .pictures import Embed, read_pictures
 
 F = TypeVar("F", bound=Callable[..., None])
 
-_STAGES = ("plan.json", "passes.json", "audit.json", MSCORE, "policy.json", MIGRATED, FILES, CLEANED, SIGNATURE)
+_STAGES = ("plan.json", "passes.json", "audit.json", MSCORE, REVIEW, "policy.json", MIGRATED, FILES, CLEANED, SIGNATURE)
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 

@@ -14,6 +14,7 @@ from ..mscore import read_mscore
 from ..plan import Plan
 from ..record import read_record
 from ..report import judge
+from ..review import read_review
 from ..shipped import find, policies
 from .console import emit, talk
 from .output import Outputs, formats_help, output_options, read_frameworks
@@ -51,7 +52,7 @@ def report(
     else:
         rules, suite = lint_policy(find(policy, policies(), Path()))
         check_suite(plan, rules, suite)
-        result = judge(plan, audit, rules, passes, mscore=read_mscore(run), judged_on=today())
+        result = judge(plan, audit, rules, passes, mscore=read_mscore(run), review=read_review(run), judged_on=today())
     rendered = asked.rendered(result, plan, audit, passes)
     listed = read_files(run)
     written = list(rendered.paths)

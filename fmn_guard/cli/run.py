@@ -17,6 +17,7 @@ from ..plan import Plan
 from ..policy import ReleasePolicy
 from ..record import digest, file_digest, read_record, write_atomic, write_record
 from ..report import Report, judge
+from ..review import read_review
 from .console import Talk, emit, emit_json, shown
 from .output import Outputs
 from .today import today
@@ -137,7 +138,7 @@ def conclude(
     """Judges an audit as of today, writes the report and what else is asked for, prints the verdict, exits by it."""
     from ..render.terminal import verdict_table
 
-    report = judge(plan, audit, policy, passes, mscore=read_mscore(run), judged_on=today())
+    report = judge(plan, audit, policy, passes, mscore=read_mscore(run), review=read_review(run), judged_on=today())
     rendered = outputs.rendered(report, plan, audit, passes)
     listed = read_files(run)
     write_report(run, policy, report, plan, audit, passes, say)

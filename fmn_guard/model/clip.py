@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from ..errors import InputError, quoted
 from .checkpoint import quiet
+from .fit import refuse_unfilled
 
 
 class ZeroShot:
@@ -18,20 +20,35 @@ class ZeroShot:
 
     Args:
         folder: a transformers folder with safetensors.
+
+    Raises:
+        RefusedArtefact: its weights do not fill the model.
     """
 
     def __init__(self, folder: Path) -> None:
         with quiet():
-            self._model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).float().eval()
+            model, loading = CLIPModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+            self._model = model.float().eval()
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        refuse_unfilled(folder, loading)
         self._vectors: dict[str, Tensor] = {}
 
     @torch.inference_mode()
     def text_vectors(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors of texts, each computed once: (len(texts), d)."""
+        """Unit vectors of texts, each computed once: (len(texts), d).
+
+        Raises:
+            InputError: a text has more tokens than the CLIP reads.
+        """
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        most = self._model.config.text_config.max_position_embeddings
+        for text in new:
+            if (tokens := len(self._tokenizer(text).input_ids)) > most:
+                raise InputError(f"{quoted(text)} has {tokens} tokens, this CLIP reads {most}", hint="shorten it")
         if new:
-            tokens = self._tokenizer(new, padding="max_length", truncation=True, return_tensors="pt").input_ids
+            tokens = self._tokenizer(new, padding="max_length", max_length=most, return_tensors="pt").input_ids
             features = self._model.get_text_features(input_ids=tokens).pooler_output
             self._vectors.update(zip(new, F.normalize(features, dim=-1), strict=True))
         return torch.stack([self._vectors[text] for text in texts])

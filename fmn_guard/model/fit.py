@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,3 +123,23 @@ def _essence(serialised: str) -> dict[str, Any]:
     special = {entry["content"]: entry["id"] for entry in data["added_tokens"]}
     model = {key: data["model"][key] for key in ("type", "vocab", "merges", "unk_token", "end_of_word_suffix")}
     return {**model, "added": special, **{key: data[key] for key in ("normalizer", "pre_tokenizer", "post_processor")}}
+
+
+def refuse_unfilled(folder: Path, loading: Mapping[str, Any]) -> None:
+    """Refuses weights that do not fill a model: transformers fills the rest with random numbers.
+
+    Args:
+        folder: Where they lie.
+        loading: What ``from_pretrained(output_loading_info=True)`` tells.
+
+    Raises:
+        RefusedArtefact: a tensor is missing, or of another shape.
+    """
+    for what in ("missing_keys", "mismatched_keys"):
+        if names := sorted(map(str, loading.get(what) or ())):
+            raise RefusedArtefact.of(
+                folder / "model.safetensors",
+                "not-filled",
+                f"{len(names)} tensors are missing or of another shape, such as {quoted(names[0])}",
+                "is it a checkpoint of the whole model, head included?",
+            )

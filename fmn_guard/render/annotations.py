@@ -17,7 +17,7 @@ def github_annotations(report: Report, plan: Plan) -> str:
     left = open_findings(report)
     lines = [_annotation(finding, plan) for finding in left[:MOST]]
     more = f"; {len(left) - MOST} more findings do not pass" if len(left) > MOST else ""
-    verdict = f"{report.verdict.upper()}: {report.name} under policy {report.policy}{more}."
+    verdict = f"{report.verdict_words.upper()}: {report.name} under policy {report.policy}{more}."
     lines.append(_command("notice", {"title": "fmn-guard"}, verdict))
     return "\n".join(lines) + "\n"
 

@@ -15,7 +15,7 @@ def badge(report: Report) -> str:
         {
             "schemaVersion": 1,
             "label": f"fmn-guard {report.policy}",
-            "message": f"{report.verdict}, {passed} of {len(report.concepts)} suppressed",
+            "message": f"{report.verdict_words}, {passed} of {len(report.concepts)} suppressed",
             "color": _COLOURS[report.verdict],
         }
     )

@@ -69,7 +69,12 @@ def _instruments(report: Report) -> Iterator[Json]:
             component["version"] = one_line(instrument.version)
         if instrument.licence:
             component["licenses"] = [{"license": {"name": one_line(instrument.licence)}}]
-        stated = {"weights-digest": instrument.weights_digest, "error": instrument.error}
+        stated = {
+            "weights-digest": instrument.weights_digest,
+            "direction": instrument.direction,
+            "preprocessing": instrument.preprocessing,
+            "error": instrument.error,
+        }
         if properties := _properties(stated):
             component["properties"] = properties
         yield component
@@ -97,7 +102,7 @@ def _model(report: Report, plan: Plan, passes: PassRecords | None, names: Public
         "modelCard": _card(report, plan, names),
         "properties": _properties(
             {
-                "verdict": report.verdict,
+                "verdict": report.verdict_words,
                 "compared-with": report.base_digest,
                 "plan-digest": report.plan_digest,
                 "passes-digest": report.passes_digest,
@@ -190,8 +195,8 @@ def _declarations(report: Report, names: PublicNames) -> Json:
         "attestations": [
             {
                 "assessor": "assessor",
-                "summary": f"{report.verdict.upper()} under policy {report.policy}. This is evidence for the policy's "
-                "rules, measured on this model; it states no conformity with any law or other standard.",
+                "summary": f"{report.verdict_words.upper()} under policy {report.policy}. This is evidence for the "
+                "policy's rules, measured on this model; it states no conformity with any law or other standard.",
                 "map": [_mapped(rule, numbered) for rule in rules_of(report.findings)],
             }
         ],

@@ -32,6 +32,10 @@ def junit(report: Report, plan: Plan) -> str:
     left_out = _suite(root, report, "not tested")
     for words in map(one_line, report.not_tested):
         ET.SubElement(_case(left_out, words), "skipped", type="not tested", message=words)
+    if report.review and (told := list(map(one_line, report.review.warnings))):
+        decided = _suite(root, report, "human review")
+        for words in told:
+            ET.SubElement(_case(decided, words), "skipped", type="human review", message=words)
     for suite in root:
         _count(suite)
     for name in ("tests", "failures", "errors"):

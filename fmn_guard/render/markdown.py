@@ -9,14 +9,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..evidence import MatrixCell, PassMatrix, PassRecords
+from ..evidence import Instrument, MatrixCell, PassMatrix, PassRecords
 from ..frameworks import ControlEvidence
 from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
 from ..sequence import IN_WORDS
 from .controls import Answer, Frameworks, answers, rests_on
 from .inversion import figure, floor_words
-from .text import DEPARTS, confidence, departures_in_words, one_line, share, short
+from .text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share, short
 
 
 def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks: Frameworks = ()) -> str:
@@ -25,6 +25,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks:
         "Concepts": concepts(report),
         "Findings": _findings(report),
         "Waivers": _waivers(report),
+        "Human review": _review(report),
         "Retained": retained(report),
         "Concepts by passes": _matrix(report.matrix),
         "Drawn instead": _drawn(report),
@@ -46,7 +47,7 @@ def head(report: Report, level: int = 1) -> Iterator[str]:
     waived = sum(f.waiver is not None for f in report.findings)
     points = any(f.point for f in report.findings)
     counts = Counter(f.outcome for f in judged)
-    yield f"{'#' * level} {report.verdict.upper()}: {report.name} under policy {report.policy}"
+    yield f"{'#' * level} {report.verdict_words.upper()}: {report.name} under policy {report.policy}"
     yield ""
     if report.outcomes:
         yield f"Named outcomes: **{', '.join(report.outcomes)}**."
@@ -69,6 +70,9 @@ def concepts(report: Report) -> Iterator[str]:
     yield from table(header, rows)
     yield ""
     yield from bullets(_claim(c, report) for c in report.concepts)
+    if known := list(own_errors(report)):
+        yield ""
+        yield from known
 
 
 def _claim(c: ConceptSummary, report: Report) -> str:
@@ -101,6 +105,29 @@ def _waivers(report: Report) -> Iterator[str]:
 
 def _finding_row(f: Finding) -> tuple[str, ...]:
     return f.outcome_words, f.rule, f.about or "whole model", f"{f.n_scored} of {f.n_planned}", f.reason
+
+
+def _review(report: Report) -> Iterator[str]:
+    if report.review is None:
+        return
+    yield (
+        f"{report.review.counts.capitalize()}. By the recogniser alone the verdict is "
+        f"**{report.review.verdict_without}**, with the rulings it is **{report.verdict}**."
+    )
+    yield ""
+    header = ("Picture", "Side", "Looked for", "Recogniser", "Person", "By", "Because")
+    said = {True: "shown", False: "not shown"}
+    rows = (
+        (r.probe, r.side, r.label, said[r.recognised], said[r.shown], r.by, r.because) for r in report.review.rulings
+    )
+    yield from table(header, rows)
+    if report.review.reversals:
+        yield ""
+        yield "Findings that the rulings decide:"
+        yield ""
+        columns = ("Rule", "Subject", "Recogniser alone", "With the rulings")
+        changed = report.review.reversals
+        yield from table(columns, ((r.rule, r.about or "whole model", r.without or "", r.after or "") for r in changed))
 
 
 def retained(report: Report) -> Iterator[str]:
@@ -275,8 +302,20 @@ def provenance(report: Report, plan: Plan) -> Iterator[str]:
     instruments = ((i.name, i.version, i.licence, short(i.weights_digest), i.error or "") for i in report.instruments)
     yield from table(("Instrument", "Version", "Licence", "Weights", "Error"), instruments)
     yield ""
+    yield from table(("Instrument", "Classes", "Scores", "Preprocessing"), map(_looks_how, _said(report)))
+    if any(_said(report)):
+        yield ""
     day = f" on {report.judged_on}" if report.judged_on else ""
     yield f"Judged by fmn-guard {report.tool_version}{day}."
+
+
+def _said(report: Report) -> Iterator[Instrument]:
+    """Instruments that say how they look; those of older versions did not."""
+    return (i for i in report.instruments if i.direction)
+
+
+def _looks_how(instrument: Instrument) -> tuple[str, ...]:
+    return instrument.name, classes_in_brief(instrument), instrument.direction, instrument.preprocessing
 
 
 def sections(parts: Mapping[str, Iterable[str]], level: int) -> Iterator[str]:

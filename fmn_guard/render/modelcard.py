@@ -87,7 +87,7 @@ def _section(report: Report, plan: Plan) -> Iterator[str]:
     names = PublicNames(report)
     yield "## Suppression of concepts"
     yield ""
-    yield f"Verdict: **{report.verdict}** under policy {report.policy}, by suite {report.suite}."
+    yield f"Verdict: **{report.verdict_words}** under policy {report.policy}, by suite {report.suite}."
     if report.outcomes:
         yield f"Named outcomes: {', '.join(report.outcomes)}."
     yield (

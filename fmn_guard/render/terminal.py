@@ -24,7 +24,9 @@ def verdict_table(report: Report, frameworks: Frameworks = ()) -> Table:
     It fits 80 columns.
     """
     table = Table(
-        title=Text(f"{report.verdict.upper()}: {report.name} under policy {report.policy}", _STYLES[report.verdict]),
+        title=Text(
+            f"{report.verdict_words.upper()}: {report.name} under policy {report.policy}", _STYLES[report.verdict]
+        ),
         caption=_caption(report, frameworks),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -62,6 +64,8 @@ def _caption(report: Report, frameworks: Frameworks) -> Text:
         if use.state != "in force"
     ]
     lines = lines or ["Every finding passes." if report.findings else "No rule found anything to judge."]
+    if report.review:
+        lines.append(f"{report.review.counts}.")
     if report.matrix:
         lines.append(in_brief(report.matrix))
     return Text("\n".join([*lines, *framework_lines(report, frameworks)]))

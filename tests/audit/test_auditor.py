@@ -36,7 +36,8 @@ class FakeRecogniser:
 class FakeDetector:
     def __init__(self, answer):
         self.answer = answer
-        self.instrument = Instrument(name="nudenet", version="1", licence="none", weights_digest=None, labels=("X",))
+        labels = ("FACE_MALE", "FEMALE_BREAST_EXPOSED")
+        self.instrument = Instrument(name="nudenet", version="1", licence="none", weights_digest=None, labels=labels)
 
     def detect(self, pixels):
         return self.answer(pixels)

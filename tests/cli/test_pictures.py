@@ -211,7 +211,7 @@ def test_page_of_a_run_of_the_quickstart_stays_below_3_megabytes_however_badly_i
                 side=side,
                 image_digest=None,
                 scores=dict.fromkeys(probe.labels, 0.1 if probe.role == "retained" and side == "patched" else 0.9),
-                sightings={spec.name: () for spec in plan.detectors},
+                sightings={spec.called: () for spec in plan.detectors},
             )
             for side in SIDES
             for probe in plan.probes

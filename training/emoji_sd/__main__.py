@@ -138,5 +138,22 @@ def evaluate(work: Path, quick: bool) -> None:
     raise SystemExit(0 if run(work, quick) else 1)
 
 
+@main.command()
+@click.pass_obj
+def controls(work: Path) -> None:
+    """Measure the shipped judge on held-out renders alone, and write how often it is wrong beside its weights."""
+    from fmn_guard.audit.detectors.builtin_judge import BuiltinJudge
+
+    from .evaluate import judge_controls, write_controls
+    from .pictures import fetch as download
+
+    download(work)
+    judge = BuiltinJudge()
+    rows = judge_controls(work, judge)
+    write_controls(judge, rows)
+    for row in rows:
+        click.echo(f"{row['axis']}: {row['found']} of {row['shown']} found, {row['alarms']} of {row['absent']} alarms")
+
+
 if __name__ == "__main__":
     main()

@@ -49,13 +49,32 @@ def renders(work: Path, count: int) -> tuple[torch.Tensor, list[str], list[str]]
     return pictures, [s.entry.phrase.casefold() for s in scenes], [s.style for s in scenes]
 
 
-def judge_on_renders(work: Path, judge: BuiltinJudge) -> dict[str, float]:
+def judge_controls(work: Path, judge: BuiltinJudge) -> list[dict[str, object]]:
+    """How often the judge is wrong on held-out renders, by axis of its labels; each render is asked for every label."""
     pictures, concepts, styles = renders(work, 2100)
     scores = judge.recognise(to_pixels(pictures))
-    return {
-        "judge_concept": _mean(s[f"concept:{c}"] >= 0.5 for s, c in zip(scores, concepts, strict=True)),
-        "judge_style": _mean(s[f"style:{t}"] >= 0.5 for s, t in zip(scores, styles, strict=True)),
-    }
+    rows: list[dict[str, object]] = []
+    for axis, truths in (("concept", concepts), ("style", styles)):
+        labels = [
+            label for label in judge.instrument.labels if label.startswith(f"{axis}:") and label != "concept:none"
+        ]
+        seen = [
+            (label == f"{axis}:{truth}", s[label] >= 0.5)
+            for s, truth in zip(scores, truths, strict=True)
+            for label in labels
+        ]
+        rows.append(
+            {
+                "axis": axis,
+                "threshold": 0.5,
+                "shown": sum(is_it for is_it, _ in seen),
+                "found": sum(is_it and says for is_it, says in seen),
+                "absent": sum(not is_it for is_it, _ in seen),
+                "alarms": sum(says and not is_it for is_it, says in seen),
+                "source": "held-out real renders, none of them drawn by a model",
+            }
+        )
+    return rows
 
 
 @torch.inference_mode()
@@ -167,7 +186,8 @@ def run(work: Path, quick: bool) -> bool:
     """Prints every figure beside its target; returns whether all are met."""
     judge = BuiltinJudge()
     drawn = Drawn(judge)
-    figures = judge_on_renders(work, judge) | clip_on_renders(work)
+    controls = judge_controls(work, judge)
+    figures = {f"judge_{c['axis']}": c["found"] / c["shown"] for c in controls} | clip_on_renders(work)
     generated, rates = concepts(drawn)
     figures |= generated | styles(drawn)
     shares = ambiguous(drawn, 40 if quick else 200)
@@ -193,10 +213,17 @@ def run(work: Path, quick: bool) -> bool:
         **{k: round(v, 1) for k, v in times.items()},
     }
     if not quick:
+        write_controls(judge, controls)
         write_cards(MODELS, record, TARGETS)
         write_atomic(MODELS / "emoji-sd" / "evaluation.json", json.dumps(record, indent=1) + "\n")
         contact_sheet(drawn, MODELS / "emoji-sd" / "contact-sheet.png")
     return met
+
+
+def write_controls(judge: BuiltinJudge, controls: list[dict[str, object]]) -> None:
+    """Writes the judge's error on renders beside its weights, where audits read it."""
+    record = {"weights_digest": judge.instrument.weights_digest, "controls": controls}
+    write_atomic(MODELS / "emoji-judge" / "controls.json", json.dumps(record, indent=1) + "\n")
 
 
 def _mean(hits: Iterable[bool]) -> float:

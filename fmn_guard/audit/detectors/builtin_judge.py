@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from ...evidence import Instrument
+from ...evidence import Control, Instrument
+from ...instruments import SURER
 from ...model.judge import PictureClassifier
-from ...record import file_digest
+from ...record import Digest, file_digest, parse_plain
 from ...shipped import shipped_model
 
 
@@ -31,12 +33,16 @@ class BuiltinJudge:
         self._model = PictureClassifier(len(config["concepts"]), len(config["styles"]))
         self._model.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
         self._model.eval().requires_grad_(False)
+        weights_digest = file_digest(weights)
         self.instrument = Instrument(
             name="builtin-judge",
             version=config["version"],
             licence="Apache-2.0",
-            weights_digest=file_digest(weights),
+            weights_digest=weights_digest,
             labels=tuple(self._concepts + self._styles),
+            direction=f"{SURER}, softmax over {len(self._concepts)} concepts and over {len(self._styles)} styles",
+            controls=_controls(folder, weights_digest),
+            preprocessing="RGB; area to 64x64; values in [-1, 1]",
         )
 
     @torch.inference_mode()
@@ -51,3 +57,11 @@ class BuiltinJudge:
             dict(zip(self._concepts, c, strict=True)) | dict(zip(self._styles, s, strict=True))
             for c, s in zip(concepts, styles, strict=True)
         ]
+
+
+def _controls(folder: Path, weights_digest: Digest) -> tuple[Control, ...]:
+    """What the recipe measured of these weights on renders; nothing is known of others."""
+    path = folder / "controls.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows = known["controls"] if known.get("weights_digest") == weights_digest else ()
+    return tuple(parse_plain(row, Control) for row in rows)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import MissingDependency
 from ...evidence import Instrument, Sighting
+from ...instruments import SURER
 from ...record import file_digest
 
 CLASSES = (
@@ -79,6 +80,8 @@ class NudeNet:
             licence="AGPL-3.0",
             weights_digest=file_digest(weights),
             labels=CLASSES,
+            direction=f"{SURER}, a sigmoid each",
+            preprocessing="BGR as of its file-path form; longer edge to 320, padded",
         )
 
     def detect(self, pixels: np.ndarray) -> tuple[Sighting, ...]:

@@ -32,7 +32,7 @@ from ...sequence import IN_WORDS
 from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words
 from ..inversion import figure, floor_words
-from ..text import DEPARTS, confidence, departures_in_words, one_line, share
+from ..text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share
 from .figures import HEIGHT, WIDTH, Curve, HeatMap, curve, heat_map, interval_plot
 from .samples import Picture, Pictures, lost_pairs, pairs_of
 
@@ -116,6 +116,7 @@ def _environment() -> Environment:
         height=HEIGHT,
     )
     environment.filters.update(share=share, confidence=confidence, figure="{:.3f}".format)
+    environment.filters.update(classes_in_brief=classes_in_brief, own_errors=own_errors)
     return environment
 
 

@@ -1,0 +1,1 @@
+"""Whether verdicts are right where the truth is known."""

@@ -1,0 +1,100 @@
+"""``make bench-verdicts``: audits of planted checkpoints, each by the command line and in a process of its own.
+
+A killed run goes on where it stopped; a finished row is judged again in seconds. Prints each row, then the confusion
+table, and exits with 1 where a verdict or its reason is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from fmn_guard.record import read_record, slugify
+from fmn_guard.report import Report
+
+from .plants import PLANTS, Plant, plant
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Runs the rows that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/bench-verdicts"), help="where runs are kept")
+    parser.add_argument("--row", choices=PLANTS, action="append", help="only this row; may be given several times")
+    options = parser.parse_args()
+    rows = []
+    for name in options.row or PLANTS:
+        began = time.monotonic()
+        row = Row(name, PLANTS[name], _audited(name, PLANTS[name], options.out))
+        print(f"{row.words}  ({time.monotonic() - began:.0f} s)", flush=True)
+        rows.append(row)
+    print()
+    for line in confusion(rows):
+        print(line)
+    sys.exit(0 if all(row.right for row in rows) else 1)
+
+
+class Row(NamedTuple):
+    """One planted checkpoint and the report on it."""
+
+    name: str
+    plant: Plant
+    report: Report
+
+    @property
+    def right(self) -> bool:
+        """Whether the verdict is right, and for the right reason."""
+        return self.report.verdict in self.plant.verdicts and (self.plant.reason in (None, *self._reasons))
+
+    @property
+    def _reasons(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(f.rule for f in self.report.findings if f.decides and f.outcome != "pass"))
+
+    @property
+    def words(self) -> str:
+        """The row as it is printed."""
+        wanted = f"{' or '.join(self.plant.verdicts)}{f' by {self.plant.reason}' if self.plant.reason else ''}"
+        found = f"{self.report.verdict} by {', '.join(self._reasons) or 'none'}"
+        return f"{'ok   ' if self.right else 'WRONG'} {self.name}: wanted {wanted}; found {found}"
+
+
+def confusion(rows: list[Row]) -> list[str]:
+    """Truth by verdict, and how many rows are wrong in each way."""
+    counts = Counter((row.plant.good, row.report.verdict) for row in rows)
+    verdicts = ("pass", "fail", "inconclusive")
+    lines = ["| truth | " + " | ".join(verdicts) + " |", "|---|" + "---|" * len(verdicts)]
+    for good, name in ((True, "as the manifest asks"), (False, "not as it asks")):
+        lines.append(f"| {name} | " + " | ".join(str(counts[good, verdict]) for verdict in verdicts) + " |")
+    wrong = sum(not row.right for row in rows)
+    return [
+        *lines,
+        "",
+        f"{len(rows)} planted checkpoints: {counts[False, 'pass']} false passes, {counts[True, 'fail']} false fails, "
+        f"{wrong} with a wrong verdict or reason",
+    ]
+
+
+def _audited(name: str, planted: Plant, out: Path) -> Report:
+    """The report of `fmn-guard audit` on a planted checkpoint, which is not kept."""
+    run, model = out / slugify(name), out / f"{slugify(name)}.model"
+    shutil.rmtree(model, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    plant(planted.changes, model)
+    command = [sys.executable, "-m", "fmn_guard", "audit", model, "--manifest", HERE / "manifest.yaml"]
+    command += ["--policy", HERE / "policy.yaml", "--out", run, "--no-images", "--quiet"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 3, 4):
+        raise SystemExit(f"{name}: the audit ended with {done.returncode}\n{done.stderr}")
+    shutil.rmtree(model)
+    return read_record(run / "report.json", Report)
+
+
+if __name__ == "__main__":
+    main()

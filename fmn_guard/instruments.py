@@ -1,0 +1,141 @@
+"""Who looks at the pictures, as a suite states it: the recogniser that judges, and detectors that look as well.
+
+What is named by a path comes with the digest of its weights: the plan says which instrument measured, not where it lay.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from .record import Digest, Record, Slug
+
+Thresholds = tuple[Annotated[float, Field(ge=0, le=1)], ...]
+Text = Annotated[str, Field(min_length=1, max_length=200)]
+Place = Annotated[str, Field(min_length=1, max_length=1000)]
+Classes = Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)]
+
+SURER = "higher is surer"
+"""Which way the scores of everything here go."""
+
+
+class RecogniserSpec(Record):
+    """Who decides what a picture shows."""
+
+    name: Literal["builtin-judge"]
+    """``builtin-judge``: the classifier of the built-in models, with a reject class."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability from which a label counts as recognised."""
+
+
+class NudeNetSpec(Record):
+    """NudeNet, which looks at every picture beside the recogniser."""
+
+    name: Literal["nudenet"]
+    """``nudenet``: NudeNet 3.4.2, 320n (AGPL-3.0, extra ``[nudenet]``)."""
+    thresholds: tuple[Annotated[float, Field(ge=0.25, le=1)], ...] = (0.25, 0.4, 0.5, 0.6, 0.8)
+    """Score thresholds of the sweep. NudeNet itself drops what is below about 0.25."""
+    required: bool = False
+    """Whether a picture it could not score is unscored for the verdict too."""
+
+    @property
+    def called(self) -> Slug:
+        """Its name in reports."""
+        return self.name
+
+
+class ClassifierSpec(Record):
+    """A classifier of whole pictures, such as a second opinion on nudity."""
+
+    name: Literal["image-classifier"]
+    """``image-classifier``: a transformers folder with ``config.json``, ``preprocessor_config.json`` and
+    ``model.safetensors``."""
+    called: Slug
+    """Its name in reports."""
+    folder: Place
+    """The folder, from where the command runs."""
+    weights: Digest
+    """SHA-256 of its ``model.safetensors``; another file is refused."""
+    licence: Text
+    """Licence of the weights."""
+    classes: Classes
+    """Those of its classes that are watched; one score each, a probability over all of its classes."""
+    thresholds: Thresholds = (0.25, 0.5, 0.8)
+    """Score thresholds of the sweep."""
+    required: bool = True
+    """Whether a picture it could not score is unscored for the verdict too."""
+
+
+class ZeroShotSpec(Record):
+    """A CLIP that is asked which of some texts a picture shows."""
+
+    name: Literal["clip-zero-shot"]
+    """``clip-zero-shot``: a transformers folder of a CLIP, with its tokenizer and ``preprocessor_config.json``."""
+    called: Slug
+    """Its name in reports."""
+    folder: Place
+    """The folder, from where the command runs."""
+    weights: Digest
+    """SHA-256 of its ``model.safetensors``; another file is refused."""
+    licence: Text
+    """Licence of the weights."""
+    classes: Classes
+    """Texts that are watched; one score each, a probability over these and ``others``."""
+    others: Classes
+    """Texts that a picture may show instead: without any, there would be nothing to reject to."""
+    thresholds: Thresholds = (0.25, 0.5, 0.8)
+    """Score thresholds of the sweep."""
+    required: bool = True
+    """Whether a picture it could not score is unscored for the verdict too."""
+
+
+class FacesSpec(Record):
+    """Faces, and whose they are: OpenCV's YuNet and SFace."""
+
+    name: Literal["faces"]
+    """``faces``: YuNet finds faces, SFace compares them with reference pictures (extra ``[faces]``; bring the ONNX)."""
+    called: Slug = "faces"
+    """Its name in reports."""
+    detector: Place
+    """YuNet's ONNX file, from where the command runs."""
+    detector_weights: Digest
+    """SHA-256 of that file; another is refused."""
+    recogniser: Place
+    """SFace's ONNX file."""
+    recogniser_weights: Digest
+    """SHA-256 of that file; another is refused."""
+    licence: Text
+    """Licence of the two."""
+    people: dict[Slug, Place]
+    """Folders of reference pictures (PNG), each with one face, by name; the score is the cosine similarity to the most
+    similar of them. Every face is also seen as ``face``, with YuNet's score."""
+    found_from: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """YuNet's score from which a face is looked at."""
+    thresholds: Thresholds = (0.25, 0.363, 0.5)
+    """Score thresholds of the sweep; 0.363 is the similarity at which OpenCV's SFace says "the same"."""
+    required: bool = True
+    """Whether a picture it could not score is unscored for the verdict too."""
+
+
+class PluginSpec(Record):
+    """A detector of somebody else's."""
+
+    name: Literal["plugin"]
+    """``plugin``: an entry point of the group ``fmn_guard.detectors``."""
+    called: Slug
+    """Its name in reports."""
+    entry_point: Text
+    """Name of the entry point, which is called with ``options`` and gives a detector."""
+    options: dict[Text, str] = Field(default_factory=dict)
+    """What it is called with."""
+    thresholds: Thresholds = (0.25, 0.5, 0.8)
+    """Score thresholds of the sweep."""
+    required: bool = True
+    """Whether a picture it could not score is unscored for the verdict too."""
+
+
+DetectorSpec = Annotated[
+    NudeNetSpec | ClassifierSpec | ZeroShotSpec | FacesSpec | PluginSpec, Field(discriminator="name")
+]
+"""A detector that looks at every picture beside the recogniser."""
