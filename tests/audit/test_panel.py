@@ -11,9 +11,9 @@ import pytest
 from fmn_guard.audit import panel
 from fmn_guard.audit.panel import Panel
 from fmn_guard.evidence import Audit, Side
+from fmn_guard.instruments import NudeNetSpec
 from fmn_guard.record import bytes_digest
 from fmn_guard.report import judge
-from fmn_guard.suite import DetectorSpec
 
 from ..builder import PATCHED, forget, forgotten, make_plan, make_policy, probes
 from .test_auditor import FakeDetector, FakeRecogniser
@@ -21,7 +21,7 @@ from .test_auditor import FakeDetector, FakeRecogniser
 PLAN = make_plan(
     forget("pistol"),
     asked=(*probes("target", "pistol", 36), *probes("retained", "dog", 40)),
-    detectors=(DetectorSpec(name="nudenet", thresholds=(0.4, 0.6)),),
+    detectors=(NudeNetSpec(name="nudenet", thresholds=(0.4, 0.6)),),
 )
 SIDES: tuple[Side, ...] = ("base", "patched")
 
