@@ -29,7 +29,7 @@ import fmn_guard
 from .chain import FILES, MIGRATED, PICTURES, SIGNATURE, STAGES, check_files, write_files
 from .errors import BrokenChain, FileProblems, InputError
 from .evidence import Audit, PassRecords
-from .plan import Plan
+from .plan import Plan, plan_digest
 from .policy import ReleasePolicy
 from .record import Digest, R, Record, digest, file_digest, parse_plain, read_json, write_atomic, write_record
 from .render import render
@@ -274,19 +274,19 @@ def _check_chain(run: Path, old: Document) -> None:
     """Checks an older run by the digests in it, over its records as they are written."""
     passes, audit, report = old.get("passes"), old["audit"], old["report"]
     with _shaped_as_expected(run):
-        plan_digest = _plan_digest(old["plan"])
+        planned = plan_digest(old["plan"])
     passes_digest = digest(passes) if passes else None
     patch = run / "patch.safetensors"
     stated = [
-        ("audit.json", "plan", audit.get("plan_digest"), plan_digest),
+        ("audit.json", "plan", audit.get("plan_digest"), planned),
         ("audit.json", "passes", audit.get("passes_digest"), passes_digest),
-        ("report.json", "plan", report.get("plan_digest"), plan_digest),
+        ("report.json", "plan", report.get("plan_digest"), planned),
         ("report.json", "passes", report.get("passes_digest"), passes_digest),
         ("report.json", "audit", report.get("audit_digest"), digest(audit)),
         ("report.json", "policy", report.get("policy_digest"), digest(old["policy"])),
     ]
     if passes:
-        stated.insert(0, ("passes.json", "plan", passes.get("plan_digest"), plan_digest))
+        stated.insert(0, ("passes.json", "plan", passes.get("plan_digest"), planned))
         found = file_digest(patch) if patch.exists() else None
         stated.insert(1, ("patch.safetensors", "patch", passes.get("patch_digest"), found))
     for file, what, said, found in stated:
@@ -295,16 +295,6 @@ def _check_chain(run: Path, old: Document) -> None:
                 f"{run / file}: digest of the {what} is {said or 'missing'}, expected {found or 'none'}",
                 hint="restore the run first: lifted, this would no longer be seen",
             )
-
-
-def _plan_digest(plan: Document) -> Digest:
-    """`Plan.digest`, of a plan that is no `Plan` any more."""
-    content = deepcopy(plan)
-    content.pop("source", None)
-    del content["base"]["reference"]
-    for spec in content["passes"]:
-        del spec["images"]
-    return digest(content)
 
 
 # ---- the lifts, oldest first

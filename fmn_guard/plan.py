@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -76,12 +77,22 @@ class Plan(Record):
 
         The same plan has the same digest on another machine.
         """
-        content = self.model_dump(mode="json", by_alias=True, exclude={"source"})
-        del content["base"]["reference"]
-        for spec in content["passes"]:
-            del spec["images"]
-            spec.pop("departures", None)
-        return digest(content)
+        return plan_digest(self.model_dump(mode="json", by_alias=True))
+
+
+def plan_digest(plan: Mapping[str, Any]) -> Digest:
+    """`Plan.digest`, of a plan as plain data, also of one of an older version.
+
+    Raises:
+        KeyError, TypeError: it is no plan.
+    """
+    content = deepcopy(dict(plan))
+    content.pop("source", None)
+    del content["base"]["reference"]
+    for spec in content["passes"]:
+        del spec["images"]
+        spec.pop("departures", None)
+    return digest(content)
 
 
 def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) -> Plan:

@@ -73,8 +73,8 @@ def plan_with(entry_point: str = "things", **options: str) -> Plan:
 def look(plan: Plan) -> tuple[Panel, Observation]:
     panel = Panel(plan)
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    scores = {label: 0.9 for label in plan.probes[0].labels}
-    return panel, panel.observe(plan.probes[0], "patched", pixels, bytes_digest(pixels.tobytes()), scores)
+    (seen,) = panel.observe(plan.probes[:1], "patched", pixels[None], [bytes_digest(pixels.tobytes())])
+    return panel, seen
 
 
 def judged(plan: Plan, panel: Panel, seen: Observation) -> Audit:
