@@ -39,7 +39,7 @@ docs: $(DOCS) ## Build the documentation into build/docs; a broken link fails.
 	$(BIN)/properdocs build --strict # with --quiet, no warning is counted
 
 test: $(DEV) ## Run the tests.
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(DEV) ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow
