@@ -45,49 +45,42 @@ class NudeNetSpec(Record):
         return self.name
 
 
-class ClassifierSpec(Record):
+class LocalFolderSpec(Record):
+    """A model in a local transformers folder, pinned by its weights."""
+
+    called: Slug
+    """Its name in reports."""
+    folder: Place
+    """The folder, from where the command runs."""
+    weights: Digest
+    """SHA-256 of its ``model.safetensors``; another file is refused."""
+    licence: Text
+    """Licence of the weights."""
+    thresholds: Thresholds = (0.25, 0.5, 0.8)
+    """Score thresholds of the sweep."""
+    required: bool = True
+    """Whether a picture it could not score is unscored for the verdict too."""
+
+
+class ClassifierSpec(LocalFolderSpec):
     """A classifier of whole pictures, such as a second opinion on nudity."""
 
     name: Literal["image-classifier"]
     """``image-classifier``: a transformers folder with ``config.json``, ``preprocessor_config.json`` and
     ``model.safetensors``."""
-    called: Slug
-    """Its name in reports."""
-    folder: Place
-    """The folder, from where the command runs."""
-    weights: Digest
-    """SHA-256 of its ``model.safetensors``; another file is refused."""
-    licence: Text
-    """Licence of the weights."""
     classes: Classes
     """Those of its classes that are watched; one score each, a probability over all of its classes."""
-    thresholds: Thresholds = (0.25, 0.5, 0.8)
-    """Score thresholds of the sweep."""
-    required: bool = True
-    """Whether a picture it could not score is unscored for the verdict too."""
 
 
-class ZeroShotSpec(Record):
+class ZeroShotSpec(LocalFolderSpec):
     """A CLIP that is asked which of some texts a picture shows."""
 
     name: Literal["clip-zero-shot"]
     """``clip-zero-shot``: a transformers folder of a CLIP, with its tokenizer and ``preprocessor_config.json``."""
-    called: Slug
-    """Its name in reports."""
-    folder: Place
-    """The folder, from where the command runs."""
-    weights: Digest
-    """SHA-256 of its ``model.safetensors``; another file is refused."""
-    licence: Text
-    """Licence of the weights."""
     classes: Classes
     """Texts that are watched; one score each, a probability over these and ``others``."""
     others: Classes
     """Texts that a picture may show instead: without any, there would be nothing to reject to."""
-    thresholds: Thresholds = (0.25, 0.5, 0.8)
-    """Score thresholds of the sweep."""
-    required: bool = True
-    """Whether a picture it could not score is unscored for the verdict too."""
 
 
 class FacesSpec(Record):

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 _MOST = 2 << 30
-"""Bytes of what layers keep for the backward pass. Beside them stand base, moments and text states: 12 GB in all for
-Stable Diffusion 1.5."""
+"""Bytes of what layers keep for the backward pass; beside them stand base, moments and text states."""
 _KEPT = 800
-"""Numbers that a UNet keeps for each pixel and channel of its first block (`make bench-sd15`)."""
+"""Numbers that a UNet keeps for each pixel and channel of its first block: by the sketch in docs/experiments.md ("At
+real size"), 1.0 GB for one record of 256 pixels. No row of `make bench-sd15` has confirmed it yet."""
 
 
 def records_at_once(pipeline: StableDiffusionPipeline, pixels: int) -> int:

@@ -30,7 +30,7 @@ from .retain import Retained
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-Closer = Callable[[dict[str, Tensor]], tuple[tuple[str, ...], Retained]]
+HoldNearest = Callable[[dict[str, Tensor]], tuple[tuple[str, ...], Retained]]
 
 _QUERIES = 16  # to a sentence
 _BATCH = 32  # records that are only looked at, at once
@@ -53,7 +53,7 @@ def resteer(
     images_digest: str,
     still_shown: Callable[[], float] | None = None,
     progress: Progress = silent,
-    closer: Closer | None = None,
+    hold_nearest: HoldNearest | None = None,
 ) -> PassRecord:
     """Runs one pass on the edited values; the edit is settled into the layers at its end.
 
@@ -77,8 +77,8 @@ def resteer(
         still_shown: says, in [0, 1], how much of the pass's stop pictures shows the concept. It is asked every so many
             steps, to end once it is gone; without it, the pass ends at the ceiling.
         progress: told after each step.
-        closer: says, from the edits before it, which words the first solution has moved most, and what must be left
-            alone with these held; the solution is then replaced by one that does.
+        hold_nearest: says, from the edits before it, which words the first solution has moved most, and what must be
+            left alone with these held; the solution is then replaced by one that does.
 
     Raises:
         PassError: the watched tokens got no attention at all, i.e. the hooks saw nothing.
@@ -101,8 +101,8 @@ def resteer(
     if spec.projection is not None and stopped != "no-steps":
         read = seen.read()
         redirect(layers, *read, retained.whole, spec.preserve, spec.projection)
-        if closer:
-            nearest, retained = closer(before)
+        if hold_nearest:
+            nearest, retained = hold_nearest(before)
             for name, layer in layers.items():
                 layer.edit = before[name]
             redirect(layers, *read, retained.whole, spec.preserve, spec.projection)

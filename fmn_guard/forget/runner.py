@@ -200,13 +200,13 @@ def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
     seen = torch.cat([latents, anchors])
     values = work.values
 
-    def closer(before: dict[str, Tensor]) -> tuple[tuple[str, ...], Retained]:
+    def hold_nearest(before: dict[str, Tensor]) -> tuple[tuple[str, ...], Retained]:
         words = work.language.nearest(spec.retain, values, before)
         with speaking_as_base(values):
             return words, work.language.moments(spec.retain, words)
 
     def run(dose: PassSpec) -> PassRecord:
-        nearest = closer if spec.retain.nearest else None
+        nearest = hold_nearest if spec.retain.nearest else None
         return resteer(pipeline, values, dose, seen, retained, shown, still_shown, work.progress, nearest)
 
     record = within_budget(values, spec, retained.language, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,11 +56,8 @@ class Tape:
         return torch.stack(self.masses).mean(0)
 
 
-class _SeenProcessor:
-    """Plain attention that also hands on its queries and probabilities."""
-
-    def __init__(self, name: str, see: See) -> None:
-        self._name, self._see = name, see
+class _Processor(ABC):
+    """Plain attention, looked at on the way."""
 
     def __call__(
         self,
@@ -70,14 +68,27 @@ class _SeenProcessor:
         temb: Tensor | None = None,
     ) -> Tensor:
         assert encoder_hidden_states is not None and attention_mask is None
-        query, key, value = _projected(attn, hidden_states, encoder_hidden_states)
+        return _delivered(attn, self._attended(attn, *_projected(attn, hidden_states, encoder_hidden_states)))
+
+    @abstractmethod
+    def _attended(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The values as pixels attend to them: (B*heads, P, C/heads)."""
+
+
+class _SeenProcessor(_Processor):
+    """Hands on its queries and probabilities."""
+
+    def __init__(self, name: str, see: See) -> None:
+        self._name, self._see = name, see
+
+    def _attended(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         probs = attn.get_attention_scores(query, key)  # (B*heads, P, T)
         self._see(self._name, query.unflatten(0, (-1, attn.heads)), _by_head(attn, probs))
-        return _delivered(attn, torch.bmm(probs, value))
+        return torch.bmm(probs, value)
 
 
-class _WatchedProcessor:
-    """Plain attention that hands on how much each token got, and keeps no map for the backward pass.
+class _WatchedProcessor(_Processor):
+    """Hands on how much each token got, and keeps no map for the backward pass.
 
     Maps grow with the pixels; they are computed again when gradients ask for them, from what is kept anyway.
     """
@@ -85,19 +96,11 @@ class _WatchedProcessor:
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
 
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-    ) -> Tensor:
-        assert encoder_hidden_states is not None and attention_mask is None
-        projected = _projected(attn, hidden_states, encoder_hidden_states)
-        out, given = checkpoint(_attend, attn, *projected, use_reentrant=False, preserve_rng_state=False)
+    def _attended(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out, given = checkpoint(_attend, attn, query, key, value, use_reentrant=False, preserve_rng_state=False)
         self._tape.masses.append((given * self._tape.wanted).sum(-1))
-        return _delivered(attn, out)
+        attended: Tensor = out
+        return attended
 
 
 def _projected(attn: Attention, hidden_states: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,9 +128,7 @@ def _delivered(attn: Attention, out: Tensor) -> Tensor:
 
 
 @contextmanager
-def _processed(
-    unet: UNet2DConditionModel, processor: Callable[[str], _SeenProcessor | _WatchedProcessor]
-) -> Iterator[None]:
+def _processed(unet: UNet2DConditionModel, processor: Callable[[str], _Processor]) -> Iterator[None]:
     """Replaces the processors of all cross-attentions meanwhile, also on error."""
     modules = cross_attentions(unet)
     before = {name: module.processor for name, module in modules.items()}

@@ -153,12 +153,12 @@ def test_what_the_first_solution_moves_most_is_held_by_the_second(pipeline, late
     firm = {name: moment + 10 * of_tiger[name] for name, moment in retained.language.items()}
     started: list[dict[str, torch.Tensor]] = []
 
-    def closer(before):
+    def hold_nearest(before):
         started.append(before)
         return ("tiger",), Retained(firm, retained.forgotten)
 
     edits = {}
-    for held in (None, closer):
+    for held in (None, hold_nearest):
         with edited_values(pipeline.unet) as layers:
             record = resteer(
                 pipeline,
@@ -167,12 +167,12 @@ def test_what_the_first_solution_moves_most_is_held_by_the_second(pipeline, late
                 latents,
                 retained,
                 SHOWN,
-                closer=held,
+                hold_nearest=held,
             )
             edits[held] = {name: layer.edit.clone() for name, layer in layers.items()}
         assert record.nearest == (("tiger",) if held else ())
     assert all((edit == 0).all() for edit in started[0].values())
-    assert delivered(edits[closer], of_tiger) < 0.5 * delivered(edits[None], of_tiger)
+    assert delivered(edits[hold_nearest], of_tiger) < 0.5 * delivered(edits[None], of_tiger)
 
 
 def test_a_step_shrinks_with_the_gradient_and_keeps_the_direction_of_those_before_it():
