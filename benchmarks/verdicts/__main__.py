@@ -88,7 +88,9 @@ def _audited(name: str, planted: Plant, out: Path) -> Report:
     out.mkdir(parents=True, exist_ok=True)
     plant(planted.changes, model)
     command = [sys.executable, "-m", "fmn_guard", "audit", model, "--manifest", HERE / "manifest.yaml"]
-    command += ["--policy", HERE / "policy.yaml", "--out", run, "--no-images", "--quiet"]
+    # what the base draws is the same for all, and comes from one store: results are known by the weights that drew them
+    command += ["--policy", HERE / "policy.yaml", "--out", run, "--store", out / "store.sqlite"]
+    command += ["--no-images", "--quiet"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode not in (0, 3, 4):
         raise SystemExit(f"{name}: the audit ended with {done.returncode}\n{done.stderr}")
