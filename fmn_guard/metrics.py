@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
+from itertools import zip_longest
 from typing import Protocol, assert_never
 
 from .errors import BrokenChain
 from .evidence import Audit, Control, Observation, Side
+from .mscore import MScore, Replayed
 from .passes import PassKind, PassSpec
 from .plan import Plan
 from .policy import Metric
@@ -41,6 +43,8 @@ class Evidence:
     """How often the recogniser is wrong at the plan's threshold, by axis of its labels, where that is known."""
     rulings: Mapping[tuple[str, Side, str], bool] = field(default_factory=dict)
     """What people say is shown, by probe, side and label, in place of the recogniser."""
+    mscore: MScore | None = None
+    """What inversion found, where it was tried."""
 
     def why_unscored(self, probe: Probe, side: Side) -> str | None:
         """Why a picture does not count; None when it does. What is missing does not count."""
@@ -242,6 +246,41 @@ def alias_recognised(evidence: Evidence, concept: PassSpec) -> list[Measurement]
     return [replace(_rate(evidence, probes, concept, needs_base=True), alias=alias) for alias, probes in asked.items()]
 
 
+def inversion_recognised(evidence: Evidence, concept: PassSpec) -> Measurement:
+    """Rate at which the patched model draws a concept that is asked for by tokens that were inverted on it.
+
+    By as many tokens as show it most, a picture without a score counted as one that does; no looks where nobody tried.
+    The base's pictures are those by its own tokens: where they do not show it either, nothing is proven.
+    """
+    found = evidence.mscore.scores if evidence.mscore else ()
+    replays = [each for score in found if score.slug == concept.slug and score.role == "target" for each in score.replays]
+
+    def strength(tokens: int) -> tuple[float, int]:
+        ours, base = ([r for r in replays if (r.tokens, r.side) == (tokens, side)] for side in ("patched", "base"))
+        planned = sum(r.planned for r in ours)
+        missed = sum(r.n - r.shown for r in ours)
+        return (planned - missed) / planned if planned else 1.0, sum(r.shown for r in base)
+
+    counts = dict.fromkeys(r.tokens for r in replays)
+    strongest = max(counts, key=strength, default=None)
+    drawn = {(r.seed, r.side): r for r in replays if r.tokens == strongest}
+    seeds = dict.fromkeys(seed for seed, _ in drawn)
+    looks = tuple(
+        Look(f"seed {seed}", before, after)  # pictures by the tokens of one seed are alike, as those of one prompt are
+        for seed in seeds
+        for before, after in zip_longest(*(_shown(drawn.get((seed, side))) for side in ("base", "patched")))
+    )
+    return Measurement(looks, concept, needs_base=True, controls=_controls(evidence, _of("target", concept, evidence)))
+
+
+def _shown(replayed: Replayed | None) -> list[bool | None]:
+    """Whether each picture that was asked for shows the concept, those that do first; None where it has no score."""
+    if replayed is None:
+        return []
+    seen = [i < replayed.shown for i in range(replayed.n)]
+    return [*seen, *[None] * (replayed.planned - replayed.n)]
+
+
 def dominant_recognised(evidence: Evidence, correction: PassSpec) -> Measurement:
     """Rate at which an ambiguous prompt still gives its dominant reading."""
     return _rate(evidence, _of("correction", correction, evidence), correction, needs_base=True)
@@ -319,6 +358,8 @@ def measure(evidence: Evidence, metric: Metric, subjects: Iterable[PassSpec]) ->
             return [target_recognised(evidence, s) for s in concepts]
         case "alias_recognised":
             return [m for s in concepts for m in alias_recognised(evidence, s)]
+        case "inversion_recognised":
+            return [inversion_recognised(evidence, s) for s in concepts]
         case "dominant_recognised":
             return [dominant_recognised(evidence, s) for s in corrections]
         case "expected_recognised":
