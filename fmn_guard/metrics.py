@@ -7,10 +7,9 @@ Evidence --tally--> DetectorTally...
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
-from itertools import zip_longest
 from typing import Protocol, assert_never
 
 from .errors import BrokenChain
@@ -252,33 +251,40 @@ def inversion_recognised(evidence: Evidence, concept: PassSpec) -> Measurement:
     By as many tokens as show it most, a picture without a score counted as one that does; no looks where nobody tried.
     The base's pictures are those by its own tokens: where they do not show it either, nothing is proven.
     """
-    found = evidence.mscore.scores if evidence.mscore else ()
-    replays = [each for score in found if score.slug == concept.slug and score.role == "target" for each in score.replays]
-
-    def strength(tokens: int) -> tuple[float, int]:
-        ours, base = ([r for r in replays if (r.tokens, r.side) == (tokens, side)] for side in ("patched", "base"))
-        planned = sum(r.planned for r in ours)
-        missed = sum(r.n - r.shown for r in ours)
-        return (planned - missed) / planned if planned else 1.0, sum(r.shown for r in base)
-
-    counts = dict.fromkeys(r.tokens for r in replays)
-    strongest = max(counts, key=strength, default=None)
-    drawn = {(r.seed, r.side): r for r in replays if r.tokens == strongest}
-    seeds = dict.fromkeys(seed for seed, _ in drawn)
-    looks = tuple(
-        Look(f"seed {seed}", before, after)  # pictures by the tokens of one seed are alike, as those of one prompt are
-        for seed in seeds
-        for before, after in zip_longest(*(_shown(drawn.get((seed, side))) for side in ("base", "patched")))
-    )
-    return Measurement(looks, concept, needs_base=True, controls=_controls(evidence, _of("target", concept, evidence)))
+    controls = _controls(evidence, _of("target", concept, evidence))
+    by_tokens = list(_replays(evidence.mscore, concept)) if evidence.mscore else []
+    strongest = max(by_tokens, key=_strength, default=())
+    return Measurement(strongest, concept, needs_base=True, controls=controls)
 
 
-def _shown(replayed: Replayed | None) -> list[bool | None]:
-    """Whether each picture that was asked for shows the concept, those that do first; None where it has no score."""
-    if replayed is None:
-        return []
-    seen = [i < replayed.shown for i in range(replayed.n)]
-    return [*seen, *[None] * (replayed.planned - replayed.n)]
+def _replays(mscore: MScore, concept: PassSpec) -> Iterator[tuple[Look, ...]]:
+    """Pictures by inverted tokens, for each number of them; what the protocol asks for and nobody drew has no score."""
+    protocol = mscore.protocol
+    for subject, score in zip(protocol.subjects, mscore.scores, strict=True):
+        if (subject.slug, subject.role) != (concept.slug, "target"):
+            continue
+        for tokens in protocol.tokens_of(subject):
+            drawn = {(r.seed, r.side): r for r in score.replays if r.tokens == tokens}
+            yield tuple(
+                Look(f"seed {seed}", *pair)  # pictures by the tokens of one seed are alike, as those of one prompt are
+                for seed in protocol.inversion.seeds
+                for pair in zip(
+                    _shown(drawn.get((seed, "base")), protocol.replays),
+                    _shown(drawn.get((seed, "patched")), protocol.replays),
+                    strict=True,
+                )
+            )
+
+
+def _shown(replayed: Replayed | None, asked: int) -> list[bool | None]:
+    """Whether each picture shows the concept, those that do first; None where it has no score."""
+    shown, n = (replayed.shown, replayed.n) if replayed else (0, 0)
+    return [*(i < shown for i in range(n)), *[None] * (asked - n)]
+
+
+def _strength(looks: Sequence[Look]) -> tuple[int, int]:
+    """How many patched pictures show a concept, or may; of as many, how many of the base's do."""
+    return sum(k.after is not False for k in looks), sum(bool(k.before) for k in looks)
 
 
 def dominant_recognised(evidence: Evidence, correction: PassSpec) -> Measurement:

@@ -24,9 +24,11 @@ def replayed(side: Side, *shown: int, tokens: int = 1, n: int = 8) -> tuple[Repl
     )
 
 
-def tried(*replays: tuple[Replayed, ...]) -> MScore:
+def tried(*replays: tuple[Replayed, ...], tokens: tuple[int, ...] = (1,)) -> MScore:
+    """What inversion found of the plan's concept, of 3 seeds by so many tokens each."""
     pistol = score("pistol", "target", (0.9,) * 3, (0.9,) * 3)
-    return make_mscore(pistol.model_copy(update={"replays": sum(replays, ())}), plan=PLAN)
+    mscore = make_mscore(pistol.model_copy(update={"replays": sum(replays, ())}), plan=PLAN)
+    return mscore.model_copy(update={"protocol": mscore.protocol.model_copy(update={"replay_tokens": tokens})})
 
 
 def judged(mscore: MScore | None, *rules: Rule) -> Report:
@@ -53,32 +55,40 @@ def test_concept_that_inversion_does_not_find_passes_where_it_finds_it_on_the_ba
 
 
 def test_without_a_try_at_inversion_a_limit_on_it_is_inconclusive_and_names_the_command() -> None:
-    for mscore in (None, tried()):
-        report = judged(mscore)
-        assert report.verdict == "inconclusive"
-        assert "`fmn-guard mscore`" in next(f.reason for f in report.findings if f.rule == "not-by-inversion")
+    report = judged(None)
+    assert report.verdict == "inconclusive"
+    assert "`fmn-guard mscore`" in next(f.reason for f in report.findings if f.rule == "not-by-inversion")
 
 
 def test_the_number_of_tokens_that_shows_it_most_is_judged() -> None:
     one = (FOUND_ON_BASE, replayed("patched", 0, 0, 0))
     four = (replayed("base", 8, 8, 8, tokens=4), replayed("patched", 8, 8, 8, tokens=4))
     for replays in ((*one, *four), (*four, *one)):
-        assert judged(tried(*replays)).verdict == "fail"
+        assert judged(tried(*replays, tokens=(1, 4))).verdict == "fail"
 
 
 @pytest.mark.parametrize("unscored", ["patched", "base"])
 def test_replayed_picture_without_a_score_never_passes(unscored: Side) -> None:
     sides: tuple[Side, ...] = ("base", "patched")
     replays = [replayed(side, *((7 if side == "base" else 0,) * 3), n=7 if side == unscored else 8) for side in sides]
-    other = (replayed("base", 8, 8, 8, tokens=4), replayed("patched", 0, 0, 0, tokens=4))
     assert judged(tried(*replays)).verdict == "inconclusive"
-    if unscored == "patched":
-        assert judged(tried(*replays, *other)).verdict == "inconclusive"
 
 
-def test_side_that_was_not_replayed_never_passes() -> None:
-    assert judged(tried(FOUND_ON_BASE)).verdict == "inconclusive"
-    assert judged(tried(replayed("patched", 0, 0, 0))).verdict == "inconclusive"
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        (),
+        (FOUND_ON_BASE,),
+        (replayed("patched", 0, 0, 0),),
+        (FOUND_ON_BASE, replayed("patched", 0, 0)),
+        (replayed("base", 8, 8), replayed("patched", 0, 0)),
+    ],
+)
+def test_what_the_protocol_asks_for_and_nobody_drew_never_passes(drawn: tuple[tuple[Replayed, ...], ...]) -> None:
+    assert judged(tried(*drawn)).verdict == "inconclusive"
+    by_four = (replayed("base", 8, 8, 8, tokens=4), replayed("patched", 0, 0, 0, tokens=4))
+    if drawn and len(drawn[-1]) < 3:
+        assert judged(tried(*drawn, *by_four, tokens=(1, 4))).verdict == "inconclusive"
 
 
 def test_report_says_what_of_inversion_is_judged() -> None:

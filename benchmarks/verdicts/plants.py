@@ -36,12 +36,22 @@ class Plant(NamedTuple):
         good: Whether it is what the manifest asks for: a pass of another is a false pass.
         verdicts: Verdicts that are right. Where few pictures tell, inconclusive is.
         reason: A rule, one of whose findings must not pass; None of a good one.
+        manifest: What it is held against.
+        policy: Who judges.
+        inverts: Whether it is sought by inversion as well.
+        passes: What it was after each pass, for a checkpoint that was looked at between them.
+        warning: How a warning begins that the report must hold.
     """
 
     changes: Mapping[str, Change]
     good: bool
     verdicts: tuple[Outcome, ...]
     reason: str | None
+    manifest: str = "manifest.yaml"
+    policy: str = "policy.yaml"
+    inverts: bool = False
+    passes: tuple[Mapping[str, str], ...] = ()
+    warning: str | None = None
 
 
 def read_as(words: Mapping[str, str]) -> Change:
@@ -107,6 +117,17 @@ _CORRECTED = {"treasure": "key"}
 _RIGHT = _FORGOTTEN | _CORRECTED
 _RETAINED = ("lion", "tiger", "frog", "owl", "fox", "banana", "car", "cactus", "guitar", "camera", "robot", "bicycle")
 
+_IN_TURN: tuple[Mapping[str, str], ...] = tuple(
+    dict.fromkeys(words, "castle")
+    for words in (
+        ("hamburger",),
+        ("hamburger", "guitar"),
+        ("hamburger", "guitar", "cactus"),
+        ("hamburger", "guitar", "cactus", "robot"),
+        ("guitar", "cactus", "robot", "camera"),  # the fifth pass forgets the camera, and brings the hamburger back
+    )
+)
+
 
 def _reading(words: Mapping[str, str]) -> dict[str, Change]:
     return {TEXT_ENCODER: read_as(words)}
@@ -141,5 +162,17 @@ PLANTS: dict[str, Plant] = {
     "text encoder blanked": Plant({TEXT_ENCODER: _blank}, False, _FAIL, "collapse"),
     "collapse to noise": Plant({UNET: _noise}, False, _FAIL, "collapse"),
     "black pictures": Plant({VAE: _black}, False, _FAIL, "collapse"),
+    "first concept back after five passes": Plant(
+        _reading(_IN_TURN[-1]),
+        False,
+        _FAIL,
+        "target-suppressed",
+        manifest="five.yaml",
+        passes=_IN_TURN,
+        warning="Rebound: hamburger was shown in 0 of 6 pictures after its own pass",
+    ),
+    "right by name, back by inversion": Plant(
+        _reading(_RIGHT), False, _FAIL, "not-by-inversion", policy="inversion.yaml", inverts=True
+    ),
 }
-"""By name; the first two are what the manifest asks for."""
+"""By name; the first two are what the manifest asks for. The last is the first again, under a policy that asks more."""
