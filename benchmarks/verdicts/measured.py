@@ -1,4 +1,4 @@
-"""What no one command asks of a planted checkpoint: what it was between passes, and what inversion alone brings back."""
+"""What no one command does: a planted checkpoint looked at between its passes, or sought by inversion alone."""
 
 from __future__ import annotations
 
