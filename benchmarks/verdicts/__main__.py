@@ -20,7 +20,8 @@ from fmn_guard.record import read_record, slugify
 from fmn_guard.report import Report
 
 from .measured import audit_between, judge_inverted
-from .plants import PLANTS, Plant, plant
+from .plants import PLANTS, UNET, Plant, plant
+from .taught import taught
 
 HERE = Path(__file__).parent
 
@@ -89,7 +90,8 @@ def _audited(name: str, planted: Plant, out: Path) -> Report:
     run, model = out / slugify(name), out / f"{slugify(name)}.model"
     shutil.rmtree(model, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    plant(planted.changes, model)
+    trained = {UNET: taught(planted.style, out)} if planted.style else {}
+    plant({**planted.changes, **trained}, model)
     if planted.passes:
         report = audit_between(planted, model, run, out / "store.sqlite")
     else:

@@ -1,7 +1,7 @@
 """Checkpoints of which the truth is known because of how they are made: the built-in model with a few numbers changed.
 
 A plant that gives one word the embedding of another makes the text encoder read the other word, exactly: whatever is
-asked by the first is drawn as if it were asked by the second. Nothing is trained.
+asked by the first is drawn as if it were asked by the second. Nothing is trained, save where a style is named.
 """
 
 from __future__ import annotations
@@ -28,6 +28,14 @@ VAE = "vae/diffusion_pytorch_model.safetensors"
 _WORDS = "embeddings.token_embedding.weight"
 
 
+class Style(NamedTuple):
+    """What a UNet can be taught: a thing is drawn as another where a style is named, and as ever where it is not."""
+
+    thing: str
+    other: str
+    style: str
+
+
 class Plant(NamedTuple):
     """A checkpoint, and what an auditor must say of it.
 
@@ -41,6 +49,7 @@ class Plant(NamedTuple):
         inverts: Whether it is sought by inversion as well.
         passes: What it was after each pass, for a checkpoint that was looked at between them.
         warning: How a warning begins that the report must hold.
+        style: What its UNet is taught; see `benchmarks.verdicts.taught`.
     """
 
     changes: Mapping[str, Change]
@@ -52,6 +61,7 @@ class Plant(NamedTuple):
     inverts: bool = False
     passes: tuple[Mapping[str, str], ...] = ()
     warning: str | None = None
+    style: Style | None = None
 
 
 def read_as(words: Mapping[str, str]) -> Change:
@@ -145,6 +155,13 @@ PLANTS: dict[str, Plant] = {
     "zero-step patch": Plant({UNET: _nudge}, False, _FAIL, "no-effect"),
     "name gone, alias alive": Plant(_reading({"hamburger": "castle"} | _CORRECTED), False, _FAIL, "alias-suppressed"),
     "alias gone, name alive": Plant(_reading({"burger": "castle"} | _CORRECTED), False, _FAIL, "target-suppressed"),
+    "one style of it gone": Plant(
+        _reading({"burger": "castle"} | _CORRECTED),
+        False,
+        _FAIL,
+        "target-suppressed",
+        style=Style("hamburger", "castle", "flat icon"),
+    ),
     "correction not made": Plant(_reading(_FORGOTTEN), False, _FAIL, "correction-dominant"),
     "correction to a third thing": Plant(
         _reading(_FORGOTTEN | {"treasure": "castle"}), False, _FAIL, "correction-expected"
