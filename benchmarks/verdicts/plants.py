@@ -167,10 +167,10 @@ PLANTS: dict[str, Plant] = {
         _reading(_FORGOTTEN | {"treasure": "castle"}), False, _FAIL, "correction-expected"
     ),
     "correction takes the dominant's own name": Plant(
-        _reading(_RIGHT | {"crown": "key"}), False, _NOT_PASS, "retained-kept"
+        _reading(_RIGHT | {"crown": "key"}), False, _NOT_PASS, "neighbours-kept"
     ),
     "neighbours gone": Plant(
-        _reading(_RIGHT | {"pizza": "castle", "doughnut": "castle"}), False, _NOT_PASS, "retained-kept"
+        _reading(_RIGHT | {"pizza": "castle", "doughnut": "castle"}), False, _FAIL, "neighbours-kept"
     ),
     "twelve retained concepts gone": Plant(
         _reading(_RIGHT | dict.fromkeys(_RETAINED, "castle")), False, _FAIL, "retained-kept"
