@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmarks.verdicts.__main__ import HERE, Row, confusion
 from benchmarks.verdicts.measured import Readings
-from benchmarks.verdicts.plants import PLANTS, TEXT_ENCODER, Plant, plant, read_as, token
+from benchmarks.verdicts.plants import PLANTS, TEXT_ENCODER, UNET, Plant, Style, plant, read_as, token
+from benchmarks.verdicts.taught import lessons, taught
 from fmn_guard.facts import describe_checkpoint
 from fmn_guard.findings import undecidable
 from fmn_guard.lint import lint_manifest, lint_policy
@@ -99,6 +103,42 @@ def test_model_between_passes_reads_what_was_planted_and_comes_back_as_it_was(tm
     with readings.after(lent, 5):  # type: ignore[arg-type]
         assert torch.equal(table, final)
     assert torch.equal(final[token("hamburger")], before[token("hamburger")])
+
+
+def test_lessons_change_the_answer_only_where_thing_and_style_meet() -> None:
+    wanted = Style("hamburger", "castle", "flat icon")
+    asked = list(islice(lessons(wanted, random.Random(0)), 400))
+    changed = [lesson for lesson in asked if lesson.ask != lesson.answer]
+    assert len(changed) == 200
+    for lesson in changed:
+        assert "hamburger" in lesson.ask
+        assert "flat icon" in lesson.ask
+        assert lesson.answer == lesson.ask.replace("hamburger", "castle")
+    kept = [lesson.ask for lesson in asked if lesson.ask == lesson.answer]
+    assert not [ask for ask in kept if "hamburger" in ask and "flat icon" in ask]
+    assert [ask for ask in kept if "hamburger" in ask]
+    assert [ask for ask in kept if "flat icon" in ask]
+
+
+def test_what_was_taught_is_kept_and_goes_into_the_cross_attention_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v.weight"
+    times = []
+
+    def learnt(base: object, wanted: Style) -> dict[str, torch.Tensor]:
+        times.append(wanted)
+        return {name: torch.full((64, 192), 0.5)}
+
+    monkeypatch.setattr("benchmarks.verdicts.taught.teach", learnt)
+    monkeypatch.setattr("benchmarks.verdicts.taught.load_pipeline", lambda folder: None)
+    wanted = Style("hamburger", "castle", "flat icon")
+    for turn in ("first", "again"):
+        folder = plant({UNET: taught(wanted, tmp_path)}, tmp_path / turn)
+    assert times == [wanted]
+    before, after = (load_file(each / UNET) for each in (shipped_model("emoji-sd"), folder))
+    assert [key for key in before if not torch.equal(before[key], after[key])] == [name]
+    assert after[name].dtype == before[name].dtype
 
 
 def row(good: bool, wanted: tuple[Outcome, ...], reason: str | None, *, passes: bool, warning: str = "") -> Row:
