@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fmn_guard.evidence import Side
 from fmn_guard.mscore import MScore, Replayed
 from fmn_guard.policy import Rule
+from fmn_guard.render import render
 from fmn_guard.report import Report, judge
 from fmn_guard.stats import wilson
 
@@ -89,6 +92,15 @@ def test_what_the_protocol_asks_for_and_nobody_drew_never_passes(drawn: tuple[tu
     by_four = (replayed("base", 8, 8, 8, tokens=4), replayed("patched", 0, 0, 0, tokens=4))
     if drawn and len(drawn[-1]) < 3:
         assert judged(tried(*drawn, *by_four, tokens=(1, 4))).verdict == "inconclusive"
+
+
+def test_every_format_that_tells_of_inversion_says_whether_a_rule_judges_it() -> None:
+    mscore = tried(FOUND_ON_BASE, replayed("patched", 0, 0, 0))
+    limited, free = judged(mscore), judged(mscore, SUPPRESSED.model_copy(update={"id": "again"}))
+    for form in ("md", "html"):
+        told = [render(Path(f"report.{form}"), report, PLAN, make_audit(PLAN), None) for report in (limited, free)]
+        assert ["judged by no rule" in text for text in told] == [False, True]
+        assert ["held against a rule" in text for text in told] == [True, False]
 
 
 def test_report_says_what_of_inversion_is_judged() -> None:
