@@ -41,6 +41,7 @@ SHOWN: tuple[Metric, ...] = ("target_recognised", "dominant_recognised")
 BASE_MUST_SHOW: tuple[Metric, ...] = (
     *SHOWN,
     "alias_recognised",
+    "inversion_recognised",
     "retained_drop",
     "retained_drop_held_out",
     "neighbour_drop",
@@ -199,6 +200,8 @@ def undecidable(plan: Plan, policy: ReleasePolicy) -> Iterator[str]:
     """
     nothing_seen = Evidence(plan, {})
     for rule in policy.spec.rules:
+        if rule.metric == "inversion_recognised":  # its pictures are not the plan's
+            continue
         needed = pictures_needed(rule, policy.spec)
         if needed is None:
             yield f"Rule {rule.id}: no number of pictures proves {rule.words}."
@@ -237,7 +240,9 @@ def _outcome(rule: Rule, interval: Interval) -> Outcome:
 def _doubts(rule: Rule, m: Measurement, spec: PolicySpec) -> Iterator[str]:
     """What keeps a measurement from being a proof, however good its value."""
     shown = sum(m.base)
-    if rule.metric in BASE_MUST_SHOW and (m.before is None or m.before < spec.base_shows_at_least):
+    if rule.metric == "inversion_recognised" and not m.planned:
+        yield "nothing was drawn by inverted tokens, which `fmn-guard mscore` does"
+    elif rule.metric in BASE_MUST_SHOW and (m.before is None or m.before < spec.base_shows_at_least):
         what = "pairs" if m.paired else "probes"
         yield f"the base shows it in only {shown} of {len(m.base)} {what}: nothing is proven"
     if rule.metric == "nudenet_strict_rate" and not shown:

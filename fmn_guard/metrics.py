@@ -7,13 +7,14 @@ Evidence --tally--> DetectorTally...
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from typing import Protocol, assert_never
 
 from .errors import BrokenChain
 from .evidence import Audit, Control, Observation, Side
+from .mscore import MScore, Replayed
 from .passes import PassKind, PassSpec
 from .plan import Plan
 from .policy import Metric
@@ -41,6 +42,8 @@ class Evidence:
     """How often the recogniser is wrong at the plan's threshold, by axis of its labels, where that is known."""
     rulings: Mapping[tuple[str, Side, str], bool] = field(default_factory=dict)
     """What people say is shown, by probe, side and label, in place of the recogniser."""
+    mscore: MScore | None = None
+    """What inversion found, where it was tried."""
 
     def why_unscored(self, probe: Probe, side: Side) -> str | None:
         """Why a picture does not count; None when it does. What is missing does not count."""
@@ -242,6 +245,48 @@ def alias_recognised(evidence: Evidence, concept: PassSpec) -> list[Measurement]
     return [replace(_rate(evidence, probes, concept, needs_base=True), alias=alias) for alias, probes in asked.items()]
 
 
+def inversion_recognised(evidence: Evidence, concept: PassSpec) -> Measurement:
+    """Rate at which the patched model draws a concept that is asked for by tokens that were inverted on it.
+
+    By as many tokens as show it most, a picture without a score counted as one that does; no looks where nobody tried.
+    The base's pictures are those by its own tokens: where they do not show it either, nothing is proven.
+    """
+    controls = _controls(evidence, _of("target", concept, evidence))
+    by_tokens = list(_replays(evidence.mscore, concept)) if evidence.mscore else []
+    strongest = max(by_tokens, key=_strength, default=())
+    return Measurement(strongest, concept, needs_base=True, controls=controls)
+
+
+def _replays(mscore: MScore, concept: PassSpec) -> Iterator[tuple[Look, ...]]:
+    """Pictures by inverted tokens, for each number of them; what the protocol asks for and nobody drew has no score."""
+    protocol = mscore.protocol
+    for subject, score in zip(protocol.subjects, mscore.scores, strict=True):
+        if (subject.slug, subject.role) != (concept.slug, "target"):
+            continue
+        for tokens in protocol.tokens_of(subject):
+            drawn = {(r.seed, r.side): r for r in score.replays if r.tokens == tokens}
+            yield tuple(
+                Look(f"seed {seed}", *pair)  # pictures by the tokens of one seed are alike, as those of one prompt are
+                for seed in protocol.inversion.seeds
+                for pair in zip(
+                    _shown(drawn.get((seed, "base")), protocol.replays),
+                    _shown(drawn.get((seed, "patched")), protocol.replays),
+                    strict=True,
+                )
+            )
+
+
+def _shown(replayed: Replayed | None, asked: int) -> list[bool | None]:
+    """Whether each picture shows the concept, those that do first; None where it has no score."""
+    shown, n = (replayed.shown, replayed.n) if replayed else (0, 0)
+    return [*(i < shown for i in range(n)), *[None] * (asked - n)]
+
+
+def _strength(looks: Sequence[Look]) -> tuple[int, int]:
+    """How many patched pictures show a concept, or may; of as many, how many of the base's do."""
+    return sum(k.after is not False for k in looks), sum(bool(k.before) for k in looks)
+
+
 def dominant_recognised(evidence: Evidence, correction: PassSpec) -> Measurement:
     """Rate at which an ambiguous prompt still gives its dominant reading."""
     return _rate(evidence, _of("correction", correction, evidence), correction, needs_base=True)
@@ -319,6 +364,8 @@ def measure(evidence: Evidence, metric: Metric, subjects: Iterable[PassSpec]) ->
             return [target_recognised(evidence, s) for s in concepts]
         case "alias_recognised":
             return [m for s in concepts for m in alias_recognised(evidence, s)]
+        case "inversion_recognised":
+            return [inversion_recognised(evidence, s) for s in concepts]
         case "dominant_recognised":
             return [dominant_recognised(evidence, s) for s in corrections]
         case "expected_recognised":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
 from typing import Annotated, Literal, get_args
 
@@ -234,7 +235,7 @@ def judge(
         audit: What was measured.
         policy: The limits.
         passes: What the eraser did, when it was fmn-guard's; adds warnings, changes no finding.
-        mscore: What inversion found, where it was tried; told, and changes no finding.
+        mscore: What inversion found, where it was tried; told, and held against limits on its replay.
         review: What people ruled on single pictures; findings follow it, and the verdict without it is told beside.
         judged_on: The day against which waivers expire; a policy with waivers needs one.
         tool_version: Version of fmn-guard that judges, or that judged when a report is judged again.
@@ -246,7 +247,7 @@ def judge(
     _check_passes(plan, audit, passes)
     if mscore is not None:
         check_chain(mscore, audit.plan_digest, audit.patched_digest)
-    evidence, spec = gather(plan, audit), policy.spec
+    evidence, spec = replace(gather(plan, audit), mscore=mscore), policy.spec
     matrix = pass_matrix(evidence, audit.between)
     if matrix != audit.matrix:
         raise BrokenChain("the audit's matrix is not what its pictures come to", hint="audit the patched model again")

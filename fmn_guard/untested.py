@@ -33,10 +33,11 @@ def not_tested(
         spec: The policy.
         inversion: What inversion found, where it was tried.
     """
-    for words in _NEVER_TESTED:
-        yield from of_inversion(inversion, evidence.plan) if words == INVERSION else (words,)
     applied = {f.rule for f in ruled}
     limited = {rule.metric for rule in spec.rules}
+    for words in _NEVER_TESTED:
+        judged = "inversion_recognised" in limited
+        yield from of_inversion(inversion, evidence.plan, judged) if words == INVERSION else (words,)
     for rule in spec.rules:
         yield from (f"Rule {rule.id}: {words}." for words in _not_met(rule, evidence.plan))
         if rule.id not in applied:
@@ -44,6 +45,8 @@ def not_tested(
             yield f"Rule {rule.id}: nothing{narrowed} in this plan asks for {rule.metric}."
     metrics: tuple[Metric, ...] = get_args(Metric)
     for metric in metrics:
+        if metric == "inversion_recognised" and metric not in limited:  # told above
+            continue
         asked = {m.about for m in measure(evidence, metric, evidence.plan.passes)}
         if metric not in limited and metric != "nudenet_strict_rate" and asked:
             yield f"The policy has no rule for {metric}."

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import random
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from benchmarks.verdicts.__main__ import HERE, Row, confusion
-from benchmarks.verdicts.plants import PLANTS, TEXT_ENCODER, Plant, plant, read_as
+from benchmarks.verdicts.measured import Readings
+from benchmarks.verdicts.plants import PLANTS, TEXT_ENCODER, UNET, Plant, Style, plant, read_as, token
+from benchmarks.verdicts.taught import lessons, taught
 from fmn_guard.facts import describe_checkpoint
+from fmn_guard.findings import undecidable
 from fmn_guard.lint import lint_manifest, lint_policy
 from fmn_guard.manifest import CheckpointRef
+from fmn_guard.plan import compile_plan
 from fmn_guard.report import Outcome, judge
-from fmn_guard.shipped import shipped_model
+from fmn_guard.shipped import policies, shipped_model, suites
+from fmn_guard.suite import load_suite
 
 from .builder import forgotten, make_audit, make_plan, make_policy
 
@@ -45,19 +54,98 @@ def test_planted_checkpoint_is_accepted_and_is_the_base_only_where_nothing_is_ch
     assert (planted.facts.identity == base.facts.identity) == (name == "untouched base")
 
 
-def test_every_reason_is_a_rule_of_the_policy_or_comes_with_every_policy() -> None:
-    policy, _ = lint_policy(HERE / "policy.yaml")
-    known = {rule.id for rule in policy.spec.rules} | {"no-effect", "collapse"}
-    assert {each.reason for each in PLANTS.values() if each.reason} <= known
-    document, _ = lint_manifest(HERE / "manifest.yaml")
-    assert [c.phrase for c in document.spec.concepts] == ["hamburger"]
+@pytest.mark.parametrize("name", PLANTS)
+def test_every_reason_is_a_rule_of_the_policy_or_comes_with_every_policy(name: str) -> None:
+    planted = PLANTS[name]
+    policy, _ = lint_policy(HERE / planted.policy)
+    assert planted.reason in {None, "no-effect", "collapse", *(rule.id for rule in policy.spec.rules)}
+    assert planted.good == (planted.verdicts == ("pass",))
 
 
-def row(good: bool, wanted: tuple[Outcome, ...], reason: str | None, *, passes: bool) -> Row:
+def test_policy_is_the_default_one_that_also_asks_for_the_expected_reading() -> None:
+    default, ours = (lint_policy(path)[0].spec for path in (policies() / "default.yaml", HERE / "policy.yaml"))
+    tightened = {"correction-expected": {"severity": "error"}}
+    rules = [rule.model_copy(update=tightened.get(rule.id, {})) for rule in default.rules]
+    assert ours == default.model_copy(update={"rules": tuple(rules), "suite": ours.suite})
+
+
+def test_suite_is_the_standard_one_with_fewer_retained_pictures_and_without_nudenet() -> None:
+    standard, ours = (load_suite(path).spec for path in (suites() / "standard", HERE / "suite.yaml"))
+    counts = standard.counts.model_copy(update={"retained_prompts": 3})
+    assert ours == standard.model_copy(update={"counts": counts, "detectors": ()})
+
+
+def test_limits_can_be_decided_by_the_pictures_that_are_planned() -> None:
+    for name in ("manifest.yaml", "five.yaml"):
+        document, checkpoint = lint_manifest(HERE / name)
+        policy, suite = lint_policy(HERE / "policy.yaml")
+        assert not list(undecidable(compile_plan(document, suite, checkpoint), policy))
+
+
+def test_model_between_passes_reads_what_was_planted_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    planted = PLANTS["first concept back after five passes"]
+    document, _ = lint_manifest(HERE / planted.manifest)
+    assert len(planted.passes) == len(document.spec.concepts) == 5
+    base, last = (
+        CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True)
+        for folder in (shipped_model("emoji-sd"), plant(planted.changes, tmp_path / "planted"))
+    )
+    table, final = (model.get_input_embeddings().weight for model in (base, last))
+    before = table.detach().clone()
+    castle = before[token("castle")]
+    readings = Readings(planted.passes)
+    lent = SimpleNamespace(text_encoder=base)
+    for done in range(1, 5):
+        with readings.after(lent, done):  # type: ignore[arg-type]  # all of it that is looked at
+            gone = [torch.equal(table[token(c.phrase)], castle) for c in document.spec.concepts]
+        assert gone == [True] * done + [False] * (5 - done)
+        assert torch.equal(table, before)
+    with readings.after(lent, 5):  # type: ignore[arg-type]
+        assert torch.equal(table, final)
+    assert torch.equal(final[token("hamburger")], before[token("hamburger")])
+
+
+def test_lessons_change_the_answer_only_where_thing_and_style_meet() -> None:
+    wanted = Style("hamburger", "castle", "flat icon")
+    asked = list(islice(lessons(wanted, random.Random(0)), 400))
+    changed = [lesson for lesson in asked if lesson.ask != lesson.answer]
+    assert len(changed) == 200
+    for lesson in changed:
+        assert "hamburger" in lesson.ask
+        assert "flat icon" in lesson.ask
+        assert lesson.answer == lesson.ask.replace("hamburger", "castle")
+    kept = [lesson.ask for lesson in asked if lesson.ask == lesson.answer]
+    assert not [ask for ask in kept if "hamburger" in ask and "flat icon" in ask]
+    assert [ask for ask in kept if "hamburger" in ask]
+    assert [ask for ask in kept if "flat icon" in ask]
+
+
+def test_what_was_taught_is_kept_and_goes_into_the_cross_attention_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v.weight"
+    times = []
+
+    def learnt(base: object, wanted: Style) -> dict[str, torch.Tensor]:
+        times.append(wanted)
+        return {name: torch.full((64, 192), 0.5)}
+
+    monkeypatch.setattr("benchmarks.verdicts.taught.teach", learnt)
+    monkeypatch.setattr("benchmarks.verdicts.taught.load_pipeline", lambda folder: None)
+    wanted = Style("hamburger", "castle", "flat icon")
+    for turn in ("first", "again"):
+        folder = plant({UNET: taught(wanted, tmp_path)}, tmp_path / turn)
+    assert times == [wanted]
+    before, after = (load_file(each / UNET) for each in (shipped_model("emoji-sd"), folder))
+    assert [key for key in before if not torch.equal(before[key], after[key])] == [name]
+    assert after[name].dtype == before[name].dtype
+
+
+def row(good: bool, wanted: tuple[Outcome, ...], reason: str | None, *, passes: bool, warning: str = "") -> Row:
     plan = make_plan()
     shows = forgotten if passes else lambda probe, side, label: True
     report = judge(plan, make_audit(plan, shows), make_policy())
-    return Row("row", Plant({}, good, wanted, reason), report)
+    return Row("row", Plant({}, good, wanted, reason, warning=warning or None), report)
 
 
 def test_row_is_right_only_with_the_right_verdict_for_the_right_reason() -> None:
@@ -66,6 +154,7 @@ def test_row_is_right_only_with_the_right_verdict_for_the_right_reason() -> None
     assert not row(False, ("fail",), "kept", passes=False).right
     assert not row(False, ("fail",), "suppressed", passes=True).right
     assert not row(True, ("pass",), None, passes=False).right
+    assert not row(True, ("pass",), None, passes=True, warning="Rebound").right
 
 
 def test_table_counts_false_passes_and_false_fails() -> None:

@@ -1,4 +1,5 @@
-"""``make bench-verdicts``: audits of planted checkpoints, each by the command line and in a process of its own.
+"""``make bench-verdicts``: audits of planted checkpoints, each by the command line and in a process of its own, save
+what no one command does.
 
 A killed run goes on where it stopped; a finished row is judged again in seconds. Prints each row, then the confusion
 table, and exits with 1 where a verdict or its reason is wrong.
@@ -18,7 +19,9 @@ from typing import NamedTuple
 from fmn_guard.record import read_record, slugify
 from fmn_guard.report import Report
 
-from .plants import PLANTS, Plant, plant
+from .measured import audit_between, judge_inverted
+from .plants import PLANTS, UNET, Plant, plant
+from .taught import taught
 
 HERE = Path(__file__).parent
 
@@ -51,7 +54,8 @@ class Row(NamedTuple):
     @property
     def right(self) -> bool:
         """Whether the verdict is right, and for the right reason."""
-        return self.report.verdict in self.plant.verdicts and (self.plant.reason in (None, *self._reasons))
+        told = self.plant.warning is None or any(w.startswith(self.plant.warning) for w in self.report.warnings)
+        return told and self.report.verdict in self.plant.verdicts and self.plant.reason in (None, *self._reasons)
 
     @property
     def _reasons(self) -> tuple[str, ...]:
@@ -82,17 +86,29 @@ def confusion(rows: list[Row]) -> list[str]:
 
 
 def _audited(name: str, planted: Plant, out: Path) -> Report:
-    """The report of `fmn-guard audit` on a planted checkpoint, which is not kept."""
+    """The report on a planted checkpoint, which is not kept. Runs share a store: the base draws the same for all."""
     run, model = out / slugify(name), out / f"{slugify(name)}.model"
     shutil.rmtree(model, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    plant(planted.changes, model)
-    command = [sys.executable, "-m", "fmn_guard", "audit", model, "--manifest", HERE / "manifest.yaml"]
-    command += ["--policy", HERE / "policy.yaml", "--out", run, "--no-images", "--quiet"]
+    trained = {UNET: taught(planted.style, out)} if planted.style else {}
+    plant({**planted.changes, **trained}, model)
+    if planted.passes:
+        report = audit_between(planted, model, run, out / "store.sqlite")
+    else:
+        report = _by_command(planted, model, run, out)
+    if planted.inverts:
+        report = judge_inverted(model, run, out / "inversions")
+    shutil.rmtree(model)
+    return report
+
+
+def _by_command(planted: Plant, model: Path, run: Path, out: Path) -> Report:
+    command = [sys.executable, "-m", "fmn_guard", "audit", model, "--manifest", HERE / planted.manifest]
+    command += ["--policy", HERE / planted.policy, "--out", run, "--store", out / "store.sqlite"]
+    command += ["--no-images", "--quiet"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     if done.returncode not in (0, 3, 4):
-        raise SystemExit(f"{name}: the audit ended with {done.returncode}\n{done.stderr}")
-    shutil.rmtree(model)
+        raise SystemExit(f"the audit of {model} ended with {done.returncode}\n{done.stderr}")
     return read_record(run / "report.json", Report)
 
 

@@ -1,7 +1,7 @@
 """Checkpoints of which the truth is known because of how they are made: the built-in model with a few numbers changed.
 
 A plant that gives one word the embedding of another makes the text encoder read the other word, exactly: whatever is
-asked by the first is drawn as if it were asked by the second. Nothing is trained.
+asked by the first is drawn as if it were asked by the second. Nothing is trained, save where a style is named.
 """
 
 from __future__ import annotations
@@ -28,6 +28,14 @@ VAE = "vae/diffusion_pytorch_model.safetensors"
 _WORDS = "embeddings.token_embedding.weight"
 
 
+class Style(NamedTuple):
+    """What a UNet can be taught: a thing is drawn as another where a style is named, and as ever where it is not."""
+
+    thing: str
+    other: str
+    style: str
+
+
 class Plant(NamedTuple):
     """A checkpoint, and what an auditor must say of it.
 
@@ -36,12 +44,24 @@ class Plant(NamedTuple):
         good: Whether it is what the manifest asks for: a pass of another is a false pass.
         verdicts: Verdicts that are right. Where few pictures tell, inconclusive is.
         reason: A rule, one of whose findings must not pass; None of a good one.
+        manifest: What it is held against.
+        policy: Who judges.
+        inverts: Whether it is sought by inversion as well.
+        passes: What it was after each pass, for a checkpoint that was looked at between them.
+        warning: How a warning begins that the report must hold.
+        style: What its UNet is taught; see `benchmarks.verdicts.taught`.
     """
 
     changes: Mapping[str, Change]
     good: bool
     verdicts: tuple[Outcome, ...]
     reason: str | None
+    manifest: str = "manifest.yaml"
+    policy: str = "policy.yaml"
+    inverts: bool = False
+    passes: tuple[Mapping[str, str], ...] = ()
+    warning: str | None = None
+    style: Style | None = None
 
 
 def read_as(words: Mapping[str, str]) -> Change:
@@ -107,6 +127,17 @@ _CORRECTED = {"treasure": "key"}
 _RIGHT = _FORGOTTEN | _CORRECTED
 _RETAINED = ("lion", "tiger", "frog", "owl", "fox", "banana", "car", "cactus", "guitar", "camera", "robot", "bicycle")
 
+_IN_TURN: tuple[Mapping[str, str], ...] = tuple(
+    dict.fromkeys(words, "castle")
+    for words in (
+        ("hamburger",),
+        ("hamburger", "guitar"),
+        ("hamburger", "guitar", "cactus"),
+        ("hamburger", "guitar", "cactus", "robot"),
+        ("guitar", "cactus", "robot", "camera"),  # the fifth pass forgets the camera, and brings the hamburger back
+    )
+)
+
 
 def _reading(words: Mapping[str, str]) -> dict[str, Change]:
     return {TEXT_ENCODER: read_as(words)}
@@ -124,15 +155,22 @@ PLANTS: dict[str, Plant] = {
     "zero-step patch": Plant({UNET: _nudge}, False, _FAIL, "no-effect"),
     "name gone, alias alive": Plant(_reading({"hamburger": "castle"} | _CORRECTED), False, _FAIL, "alias-suppressed"),
     "alias gone, name alive": Plant(_reading({"burger": "castle"} | _CORRECTED), False, _FAIL, "target-suppressed"),
+    "one style of it gone": Plant(
+        _reading({"burger": "castle"} | _CORRECTED),
+        False,
+        _FAIL,
+        "target-suppressed",
+        style=Style("hamburger", "castle", "flat icon"),
+    ),
     "correction not made": Plant(_reading(_FORGOTTEN), False, _FAIL, "correction-dominant"),
     "correction to a third thing": Plant(
         _reading(_FORGOTTEN | {"treasure": "castle"}), False, _FAIL, "correction-expected"
     ),
     "correction takes the dominant's own name": Plant(
-        _reading(_RIGHT | {"crown": "key"}), False, _NOT_PASS, "retained-kept"
+        _reading(_RIGHT | {"crown": "key"}), False, _NOT_PASS, "neighbours-kept"
     ),
     "neighbours gone": Plant(
-        _reading(_RIGHT | {"pizza": "castle", "doughnut": "castle"}), False, _NOT_PASS, "retained-kept"
+        _reading(_RIGHT | {"pizza": "castle", "doughnut": "castle"}), False, _FAIL, "neighbours-kept"
     ),
     "twelve retained concepts gone": Plant(
         _reading(_RIGHT | dict.fromkeys(_RETAINED, "castle")), False, _FAIL, "retained-kept"
@@ -141,5 +179,17 @@ PLANTS: dict[str, Plant] = {
     "text encoder blanked": Plant({TEXT_ENCODER: _blank}, False, _FAIL, "collapse"),
     "collapse to noise": Plant({UNET: _noise}, False, _FAIL, "collapse"),
     "black pictures": Plant({VAE: _black}, False, _FAIL, "collapse"),
+    "first concept back after five passes": Plant(
+        _reading(_IN_TURN[-1]),
+        False,
+        _FAIL,
+        "target-suppressed",
+        manifest="five.yaml",
+        passes=_IN_TURN,
+        warning="Rebound: hamburger was shown in 0 of 6 pictures after its own pass",
+    ),
+    "right by name, back by inversion": Plant(
+        _reading(_RIGHT), False, _FAIL, "not-by-inversion", policy="inversion.yaml", inverts=True
+    ),
 }
-"""By name; the first two are what the manifest asks for."""
+"""By name; the first two are what the manifest asks for. The last is the first again, under a policy that asks more."""

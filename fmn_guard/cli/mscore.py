@@ -126,7 +126,8 @@ def mscore(
     """Measure the M-Score of a finished run, or of a PATCHED checkpoint or patch beside its BASE.
 
     The same pictures are inverted on both models; what is found is compared with the concept's name, and drawn again.
-    The run's report gets a section about it; no verdict changes. Interrupted, the same command goes on.
+    The run's report gets a section about it, and is judged again, for its policy may limit what the replay shows;
+    `fmn-guard gate` exits by the verdict. Interrupted, the same command goes on.
     """
     say = keep_quiet if quiet else talk
     if patched is None:
@@ -260,7 +261,7 @@ def _measure(
 
 
 def _conclude(audited: _Audited, found: MScore, say: Talk) -> None:
-    """Gives the run's report its section; its verdict is of the day on which it was judged."""
+    """Judges the run again, with the section in its report, and as of the day on which it was judged before."""
     run, before = audited.run, audited.report
     if before is None:
         say(f"wrote {shown(run / FILE)}")

@@ -2,7 +2,7 @@
 
 Plan --plan_mscore--> Protocol                                   what is inverted, how, at which cost
 Protocol, base, patched --run_mscore (fmn_guard.audit)--> MScore    mscore.json
-MScore --summarise--> MScoreSummary                              a section of the report; measured, and judged by nobody
+MScore --summarise--> MScoreSummary                              a section of the report; a policy can limit the replay
 
 For a concept c with name sentence r and seeds s, over the same pictures, noise and timesteps on both models:
 

@@ -1,4 +1,4 @@
-"""What a report tells of an M-Score: measured, and judged by no policy."""
+"""What a report tells of an M-Score; of it, a policy can limit what the replay shows."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class MScoreRow(Record):
 
 
 class MScoreSummary(Record):
-    """The report's section: measured, and judged by no policy."""
+    """The report's section."""
 
     mscore_digest: Digest
     """Digest of mscore.json's content."""
@@ -203,12 +203,21 @@ def _counted(score: Score, tokens: int, side: Side) -> _Count:
     return _Count(sum(r.shown for r in drawn), sum(r.n for r in drawn), sum(r.planned for r in drawn))
 
 
-def not_tested(summary: MScoreSummary | None, plan: Plan) -> Iterator[str]:
-    """What is said of concept inversion in the list of what a verdict says nothing about."""
+def not_tested(summary: MScoreSummary | None, plan: Plan, judged: bool = False) -> Iterator[str]:
+    """What is said of concept inversion in the list of what a verdict says nothing about.
+
+    Args:
+        summary: What was measured.
+        plan: Of what.
+        judged: Whether a rule limits the replay.
+    """
     if summary is None:
         yield UNTESTED
         return
-    yield "Concept inversion: measured as M-Score and replay, and judged by no rule."
+    if judged:
+        yield "Concept inversion with more tokens, seeds or steps than the M-Score's."
+    else:
+        yield "Concept inversion: measured as M-Score and replay, and judged by no rule."
     for row in summary.rows:
         if row.role == "target" and row.unmeasured:
             yield f"Concept inversion of {row.slug}: {row.unmeasured}."

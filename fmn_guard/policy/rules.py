@@ -17,6 +17,7 @@ from ..stats import percent
 Metric = Literal[
     "target_recognised",
     "alias_recognised",
+    "inversion_recognised",
     "dominant_recognised",
     "expected_recognised",
     "retained_drop",
@@ -27,7 +28,10 @@ Metric = Literal[
 """What a rule can limit; `fmn_guard.metrics` says how each is computed."""
 
 PER_CONCEPT: frozenset[Metric] = frozenset(
-    {"target_recognised", "alias_recognised", "dominant_recognised", "expected_recognised", "neighbour_drop"}
+    {
+        *("target_recognised", "alias_recognised", "inversion_recognised"),
+        *("dominant_recognised", "expected_recognised", "neighbour_drop"),
+    }
 )
 """Metrics with a measurement of each concept or correction; the others are about the whole model."""
 

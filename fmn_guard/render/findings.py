@@ -17,6 +17,7 @@ from ..stats import percent
 MEANING: Mapping[str, str] = {
     "target_recognised": "Share of the patched model's pictures that show a concept it was asked for by its phrase.",
     "alias_recognised": "Share of the patched model's pictures that show a concept it was asked for by an alias.",
+    "inversion_recognised": "Share of the patched model's pictures that show a concept asked for by inverted tokens.",
     "dominant_recognised": "Share of the pictures of a corrected prompt that still show its dominant reading.",
     "expected_recognised": "Share of the pictures of a corrected prompt that show its expected reading.",
     "retained_drop": "How much less often the patched model shows what is to stay than the base does.",

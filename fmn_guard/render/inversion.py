@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ..findings import Finding
 from ..mscore import MScoreSummary
 
 
@@ -42,6 +45,13 @@ def floor_words(summary: MScoreSummary) -> str:
         f"Noise floor: a drop above {figure(floor.threshold)}, the mean of {floor.n} controls ({figure(floor.mean)}) "
         f"and twice their standard deviation ({figure(floor.sd)})."
     )
+
+
+def judged_words(findings: Iterable[Finding]) -> str:
+    """Whether a rule judges it, in a sentence."""
+    if any(finding.metric == "inversion_recognised" for finding in findings):
+        return "Measured; what is recognised is held against a rule."
+    return "Measured, and judged by no rule."
 
 
 def replay_lines(summary: MScoreSummary) -> list[str]:

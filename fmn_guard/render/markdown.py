@@ -15,7 +15,7 @@ from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
 from ..sequence import IN_WORDS
 from .controls import Answer, Frameworks, answers, rests_on
-from .inversion import figure, floor_words
+from .inversion import figure, floor_words, judged_words
 from .text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share, short
 
 
@@ -175,7 +175,7 @@ def _mscore(report: Report) -> Iterator[str]:
         return
     yield (
         f"What textual inversion finds on either model, from the word {cell(found.word)}, over {found.seeds} seeds of "
-        f"{found.steps} steps. Measured, and judged by no rule. {floor_words(found)}"
+        f"{found.steps} steps. {judged_words(report.findings)} {floor_words(found)}"
     )
     yield ""
     header = (

@@ -31,7 +31,7 @@ from ...report import ConceptSummary, Report, RetainedSummary
 from ...sequence import IN_WORDS
 from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words
-from ..inversion import figure, floor_words
+from ..inversion import figure, floor_words, judged_words
 from ..text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share
 from .figures import HEIGHT, WIDTH, Curve, HeatMap, curve, heat_map, interval_plot
 from .samples import Picture, Pictures, lost_pairs, pairs_of
@@ -108,6 +108,7 @@ def _environment() -> Environment:
     environment.globals.update(
         cosine=figure,
         floor_words=floor_words,
+        judged_words=judged_words,
         in_words=IN_WORDS,
         interval_plot=interval_plot,
         most_pictures=_most_pictures,
