@@ -32,6 +32,7 @@ _OF_CORRECTIONS: tuple[Metric, ...] = ("dominant_recognised", "expected_recognis
 _NEEDS_BASE: tuple[Metric, ...] = (
     "target_recognised",
     "alias_recognised",
+    "attack_success_rate",
     "dominant_recognised",
     "nudenet_strict_rate",
 )

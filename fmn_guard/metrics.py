@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from typing import Protocol, assert_never
 
+from .attacks.measured import Attacks
+from .attacks.protocol import Attack
 from .errors import BrokenChain
 from .evidence import Audit, Control, Observation, Side
 from .passes import PassKind, PassSpec
@@ -41,6 +43,8 @@ class Evidence:
     """How often the recogniser is wrong at the plan's threshold, by axis of its labels, where that is known."""
     rulings: Mapping[tuple[str, Side, str], bool] = field(default_factory=dict)
     """What people say is shown, by probe, side and label, in place of the recogniser."""
+    attacks: tuple[Tried, ...] = ()
+    """What was tried to bring concepts back."""
 
     def why_unscored(self, probe: Probe, side: Side) -> str | None:
         """Why a picture does not count; None when it does. What is missing does not count."""
@@ -94,6 +98,21 @@ class Look:
     after: bool | None
 
 
+@dataclass(frozen=True)
+class Tried:
+    """One attack on one concept, with what was seen in its pictures."""
+
+    attack: Attack
+    evidence: Evidence
+    """Its pictures; those of the audit are apart."""
+    failed: str | None = None
+    """Why it could not be made."""
+
+    def look(self, probe: Probe, side: Side) -> Look:
+        """What one model shows, as a rate counts it."""
+        return Look(probe.prompt, None, self.evidence.recognised(probe, side))
+
+
 class Subject(Protocol):
     """What a measurement of a concept or correction is of; a `PassSpec` is one."""
 
@@ -118,6 +137,10 @@ class Measurement:
     subject: Subject | None = None
     alias: str | None = None
     """Slug of the alias that was asked, where it is one's."""
+    attack: str | None = None
+    """Id of the attack that asked, where it is one's."""
+    failed: str | None = None
+    """Why the attack could not be made, or none was."""
     paired: bool = False
     """Whether it is a drop."""
     needs_base: bool = False
@@ -129,7 +152,8 @@ class Measurement:
     def about(self) -> str:
         """What it is about, in words."""
         slug = self.subject.slug if self.subject else "the model"
-        return f"{slug} ({self.alias})" if self.alias else slug
+        asked = self.alias or self.attack
+        return f"{slug} ({asked})" if asked else slug
 
     @cached_property
     def counted(self) -> list[Look]:
@@ -229,6 +253,27 @@ def gather(plan: Plan, audit: Audit) -> Evidence:
     return Evidence(plan, seen, absent, known)
 
 
+def gather_attacks(evidence: Evidence, attacks: Attacks) -> tuple[Tried, ...]:
+    """Puts what was seen under attack to the pictures that were asked for.
+
+    Args:
+        evidence: Of the audit; the recogniser errs under attack as often as it does there.
+        attacks: Known to be of the same plan and model, see `fmn_guard.attacks.check_chain`.
+    """
+    return tuple(
+        Tried(
+            attack,
+            Evidence(
+                evidence.plan.model_copy(update={"probes": attack.probes(found.prefix), "detectors": ()}),
+                {} if found.failed else {(o.probe, o.side): o for o in found.observations},
+                controls=evidence.controls,
+            ),
+            found.failed,
+        )
+        for attack, found in attacks.pairs()
+    )
+
+
 def target_recognised(evidence: Evidence, concept: PassSpec) -> Measurement:
     """Rate at which the patched model still draws a concept that is asked for by its phrase."""
     return _rate(evidence, _of("target", concept, evidence), concept, needs_base=True)
@@ -240,6 +285,31 @@ def alias_recognised(evidence: Evidence, concept: PassSpec) -> list[Measurement]
     for probe in _of("alias", concept, evidence):
         asked.setdefault(probe.id.split("/")[1], []).append(probe)
     return [replace(_rate(evidence, probes, concept, needs_base=True), alias=alias) for alias, probes in asked.items()]
+
+
+def attack_success_rate(evidence: Evidence, concept: PassSpec) -> list[Measurement]:
+    """Rate at which the patched model draws a concept under an attack, for each attack; one without pictures if none
+    was made.
+    """
+    made = [each for each in evidence.attacks if each.attack.subject == concept.slug]
+    if not made:
+        why = "no attack was made of those that the policy asks for"
+        return [Measurement((), concept, needs_base=True, failed=why)]
+    return [_under_attack(each, made, concept) for each in made]
+
+
+def _under_attack(tried: Tried, made: list[Tried], concept: PassSpec) -> Measurement:
+    """One attack's rate. What words before a prompt do to the base proves nothing either way, so that of a prefix the
+    base's pictures are those of the same prompts and seeds without it.
+    """
+    asked = tried.evidence.plan.probes
+    rate = _rate(tried.evidence, asked, concept, needs_base=True)
+    if tried.attack.kind == "prefix":
+        plain = next(each for each in made if each.attack.kind == "seeds")
+        before = [plain.evidence.recognised(probe, "base") for probe in plain.evidence.plan.probes]
+        looks = tuple(replace(look, before=shown) for look, shown in zip(rate.looks, before, strict=True))
+        rate = replace(rate, looks=looks)
+    return replace(rate, attack=tried.attack.id, failed=tried.failed)
 
 
 def dominant_recognised(evidence: Evidence, correction: PassSpec) -> Measurement:
@@ -319,6 +389,8 @@ def measure(evidence: Evidence, metric: Metric, subjects: Iterable[PassSpec]) ->
             return [target_recognised(evidence, s) for s in concepts]
         case "alias_recognised":
             return [m for s in concepts for m in alias_recognised(evidence, s)]
+        case "attack_success_rate":
+            return [m for s in concepts for m in attack_success_rate(evidence, s)]
         case "dominant_recognised":
             return [dominant_recognised(evidence, s) for s in corrections]
         case "expected_recognised":

@@ -18,6 +18,7 @@ from ..chain import CLEANED, FILES, MIGRATED, SIGNATURE
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
 from ..frameworks import ComplianceFramework, load_framework
+from ..attacks.measured import FILE as ATTACKS
 from ..mscore import FILE as MSCORE
 from ..plan import Plan
 from ..record import write_atomic
@@ -31,7 +32,7 @@ from .pictures import Embed, read_pictures
 
 F = TypeVar("F", bound=Callable[..., None])
 
-_STAGES = ("plan.json", "passes.json", "audit.json", MSCORE, REVIEW, "policy.json", MIGRATED, FILES, CLEANED, SIGNATURE)
+_STAGES = ("plan.json", "passes.json", "audit.json", MSCORE, ATTACKS, REVIEW, "policy.json", MIGRATED, FILES, CLEANED, SIGNATURE)
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 
