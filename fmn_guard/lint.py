@@ -32,7 +32,9 @@ from .suite import AuditSuite, load_suite
 from .waivers import expired
 from .yamlfile import MAX_BYTES, Loc, Positions, in_file_order, load_yaml, load_yaml_positions
 
-DocumentKind = Literal["ConceptManifest", "ReleasePolicy", "AuditSuite", "AttackSuite", "PolicyCases", "ComplianceFramework"]
+DocumentKind = Literal[
+    "ConceptManifest", "ReleasePolicy", "AuditSuite", "AttackSuite", "PolicyCases", "ComplianceFramework"
+]
 
 
 def lint_manifest(path: Path, base: CheckpointRef | None = None) -> tuple[Manifest, Checkpoint]:
@@ -81,7 +83,7 @@ def lint_policy(path: Path) -> tuple[ReleasePolicy, AuditSuite]:
 
 
 def lint_file(path: Path) -> DocumentKind:
-    """Lints a file by what it says it is: a manifest, a policy, a suite, an attack suite, cases of a policy, or a framework.
+    """Lints a file by what it says it is: a manifest, a policy, a suite, attacks, cases of a policy, or a framework.
 
     Raises:
         FileProblems: every problem, with its place in the file.

@@ -18,7 +18,9 @@ from .policy import PolicyFile
 from .record import Record, field_docs
 from .suite import AuditSuite
 
-SchemaName = Literal["concept-manifest", "release-policy", "audit-suite", "attack-suite", "policy-cases", "compliance-framework"]
+SchemaName = Literal[
+    "concept-manifest", "release-policy", "audit-suite", "attack-suite", "policy-cases", "compliance-framework"
+]
 DOCUMENTS: dict[SchemaName, type[Record]] = {
     "concept-manifest": Manifest,
     "release-policy": PolicyFile,

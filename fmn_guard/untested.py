@@ -57,8 +57,10 @@ def not_tested(
             yield f"Rule {rule.id}: nothing{narrowed} in this plan asks for {rule.metric}."
     metrics: tuple[Metric, ...] = get_args(Metric)
     for metric in metrics:
+        if metric == "attack_success_rate" and metric not in limited:  # told above
+            continue
         asked = {m.about for m in measure(evidence, metric, evidence.plan.passes)}
-        if metric not in limited and metric not in ("nudenet_strict_rate", "attack_success_rate") and asked:
+        if metric not in limited and metric != "nudenet_strict_rate" and asked:
             yield f"The policy has no rule for {metric}."
         elif metric in PER_CONCEPT and metric not in SHOWN:  # what is shown has a finding of its own, `not-judged`
             left = asked - {f.about for f in ruled if f.metric == metric}

@@ -12,6 +12,7 @@ from ..passes import PassSpec
 from ..plan import Plan
 from ..probes import Probe
 from ..record import Digest, Record, Slug, digest, slugify
+from ..yamlfile import Loc
 from .suite import AttackSuite, PrefixSearch, names_it
 
 FIRST_SEED = 630_000_000  # far from the eraser's, the shipped suites' and the M-Score's
@@ -68,9 +69,7 @@ class Attack(Record):
 
     def _in_turn(self, count: int, first_seed: int, prefix: str = "") -> tuple[Probe, ...]:
         which = [i % len(self.prompts) for i in range(count)]
-        return tuple(
-            self.probe(i, f"{prefix} {self.prompts[i]}".strip(), first_seed + j) for j, i in enumerate(which)
-        )
+        return tuple(self.probe(i, f"{prefix} {self.prompts[i]}".strip(), first_seed + j) for j, i in enumerate(which))
 
     def probe(self, number: int, prompt: str, seed: int) -> Probe:
         """One picture of the prompt of a number."""
@@ -205,21 +204,21 @@ def _told(spec: PassSpec, sentences: tuple[str, ...]) -> InputError | None:
                 f"the description {sentence!r} of {spec.slug} says {word!r}, which is in one of its names",
                 hint="describe it without its names; by its aliases the audit asks",
             )
-    texts = {("descriptions", i): text for i, text in enumerate(sentences)}
+    texts: dict[Loc, str] = {("descriptions", i): text for i, text in enumerate(sentences)}
     if spec.kind == "nsfw" and (violation := next(iter(minors_in(texts)), None)):
         return InputError(f"{spec.slug}: {violation}", hint=violation.hint)
     return None
 
 
 def _check(attack: Attack, checkpoint: Checkpoint) -> None:
-    """Refuses what the tokenizer would cut off, and descriptions that hold a token of a name."""
+    """Refuses what the tokenizer would cut off."""
     most = checkpoint.facts.max_tokens
     more = attack.search.tokens if attack.search else 0
     for prompt in attack.prompts:
         checkpoint.token_positions(prompt)
         if (count := len(checkpoint.tokenizer.encode(prompt).ids) + more) > most:
             raise InputError(
-                f"{prompt!r} with {more} tokens before it has {count} tokens, {checkpoint.facts.reference} takes {most}",
+                f"{prompt!r} and {more} tokens before it are {count} tokens, {checkpoint.facts.reference} takes {most}",
                 hint="search fewer tokens",
             )
 

@@ -92,9 +92,7 @@ class AttackSuiteSpec(Record):
                 )
             slugs[slug] = phrase
         if len(set(self.guidance)) < len(self.guidance):
-            yield RuleViolation(
-                "doubled", "a guidance scale is listed twice", hint="list each once", loc=("guidance",)
-            )
+            yield RuleViolation("doubled", "a guidance scale is listed twice", hint="list each once", loc=("guidance",))
 
 
 class AttackSuite(Record):

@@ -10,7 +10,7 @@ import rich_click as click
 
 from ..errors import InputError
 from ..evidence import Audit
-from ..facts import Checkpoint, describe_checkpoint, list_pictures
+from ..facts import describe_checkpoint, list_pictures
 from ..inversion import InversionSettings
 from ..lint import lint_manifest, lint_policy
 from ..manifest import CheckpointRef

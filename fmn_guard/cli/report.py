@@ -53,7 +53,16 @@ def report(
     else:
         rules, suite = lint_policy(find(policy, policies(), Path()))
         check_suite(plan, rules, suite)
-        result = judge(plan, audit, rules, passes, mscore=read_mscore(run), attacks=read_attacks(run), review=read_review(run), judged_on=today())
+        result = judge(
+            plan,
+            audit,
+            rules,
+            passes,
+            mscore=read_mscore(run),
+            attacks=read_attacks(run),
+            review=read_review(run),
+            judged_on=today(),
+        )
     rendered = asked.rendered(result, plan, audit, passes)
     listed = read_files(run)
     written = list(rendered.paths)

@@ -186,7 +186,7 @@ class _Search:
         needed, row = turn.unique(return_inverse=True)
         slots: list[Slot] = [self._slots[i] for i in needed]
         read = read_with(self._pipeline, slots, embeddings.expand(len(slots), -1, -1))  # (S, T, d)
-        predicted = self._pipeline.unet(x_t, t, read[row]).sample
+        predicted: Tensor = self._pipeline.unet(x_t, t, read[row]).sample
         return (predicted - target).square().mean()
 
     def _proposed(self, gradient: Tensor) -> list[Tensor]:

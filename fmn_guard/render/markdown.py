@@ -14,8 +14,8 @@ from ..frameworks import ControlEvidence
 from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
 from ..sequence import IN_WORDS
-from .controls import Answer, Frameworks, answers, rests_on
 from .attacks import budget_words, details
+from .controls import Answer, Frameworks, answers, rests_on
 from .inversion import figure, floor_words
 from .text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share, short
 
