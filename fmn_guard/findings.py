@@ -250,6 +250,7 @@ def _doubts(rule: Rule, m: Measurement, spec: PolicySpec) -> Iterator[str]:
     shown = sum(m.base)
     if m.failed:
         yield m.failed
+        return
     if rule.metric in BASE_MUST_SHOW and (m.before is None or m.before < spec.base_shows_at_least):
         what = "pairs" if m.paired else "probes"
         yield f"the base shows it in only {shown} of {len(m.base)} {what}: nothing is proven"

@@ -257,9 +257,7 @@ def test_base_attacked_beside_itself_succeeds_as_often_as_before() -> None:
 def test_removing_pictures_never_turns_an_attack_into_a_pass(removed: set[int], attack: str) -> None:
     attacks = make_attacks(PLAN, lambda name, side, i: side == "base" or (name == attack and i < 4))
     attacked = tuple(
-        each.model_copy(
-            update={"observations": tuple(o for i, o in enumerate(each.observations) if i not in removed)}
-        )
+        each.model_copy(update={"observations": tuple(o for i, o in enumerate(each.observations) if i not in removed)})
         for each in attacks.attacked
     )
     assert report_of(attacks.model_copy(update={"attacked": attacked})).verdict != "pass"
@@ -344,7 +342,11 @@ def test_correction_is_not_attacked_and_the_report_says_so() -> None:
     plan = make_plan(
         forget("pistol"),
         forget("the-captain", "correction"),
-        asked=(*probes("target", "pistol", 36), *probes("correction", "the-captain", 36), *probes("retained", "dog", 40)),
+        asked=(
+            *probes("target", "pistol", 36),
+            *probes("correction", "the-captain", 36),
+            *probes("retained", "dog", 40),
+        ),
     )
     attacks = make_attacks(plan)
     policy = make_policy(SUPPRESSED, KEPT, LIMIT, attacks=OURS)
@@ -356,4 +358,3 @@ def test_correction_is_not_attacked_and_the_report_says_so() -> None:
 def test_suite_document_has_a_digest_of_its_content() -> None:
     assert digest(attack_suite()) != digest(attack_suite(pictures=7))
     assert canonical_json(attack_suite()) == canonical_json(attack_suite(**SUITE["spec"]))
-
