@@ -33,6 +33,7 @@ _NEEDS_BASE: tuple[Metric, ...] = (
     "target_recognised",
     "alias_recognised",
     "inversion_recognised",
+    "attack_success_rate",
     "dominant_recognised",
     "nudenet_strict_rate",
 )

@@ -24,10 +24,10 @@ SIGNATURE = "signature.dsse.json"
 _BESIDE = frozenset({FILES, CLEANED, SIGNATURE})
 STAGES = (
     *("plan.json", "passes.json", "patch.safetensors", "audit.json"),
-    *("mscore.json", "review.json", "policy.json", "report.json", "report.md"),
+    *("mscore.json", "attacks.json", "review.json", "policy.json", "report.json", "report.md"),
 )
 """What a run is of, in the order in which it is made; two of them only where fmn-guard made the patch, one only
-where inversion was tried, and one only where people reviewed it."""
+where inversion was tried, one only where it was attacked, and one only where people reviewed it."""
 MIGRATED = "migrated.json"
 """Which run of an older version this one was lifted from, if it was."""
 PICTURES = "images/"

@@ -98,7 +98,7 @@ def compare(before: Judged, after: Judged) -> Comparison:
 
 
 def _key(finding: Finding) -> tuple[str | None, ...]:
-    return finding.rule, finding.metric, finding.subject, finding.alias
+    return finding.rule, finding.metric, finding.subject, finding.asked_by
 
 
 def _outcome(finding: Finding | None, other: Finding | None) -> Outcome | None:
@@ -130,7 +130,7 @@ def _change(old: Finding | None, new: Finding | None) -> Change:
     return Change(
         rule=named.rule,
         subject=named.subject,
-        alias=named.alias,
+        alias=named.asked_by,
         before=_outcome(old, new),
         after=_outcome(new, old),
         value_before=old.value if old else None,

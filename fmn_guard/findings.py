@@ -42,6 +42,7 @@ BASE_MUST_SHOW: tuple[Metric, ...] = (
     *SHOWN,
     "alias_recognised",
     "inversion_recognised",
+    "attack_success_rate",
     "retained_drop",
     "retained_drop_held_out",
     "neighbour_drop",
@@ -60,6 +61,8 @@ class Finding(Record):
     """The concept or correction; None when it is about the whole model."""
     alias: Slug | None = None
     """The alias that was asked for it; None where it was asked for by its phrase."""
+    attack: Annotated[Slug | None, Field(exclude_if=lambda attack: attack is None)] = None
+    """The attack by which it was asked for; None where the audit asked."""
     kind: PassKind | None = None
     """Kind of the subject."""
     severity: Literal["error", "warning"] = "error"
@@ -110,9 +113,14 @@ class Finding(Record):
         return self.interval is None and (self.wilson or self.newcombe) is not None
 
     @property
+    def asked_by(self) -> str | None:
+        """The alias or the attack by which the subject was asked for; None where it was by its phrase."""
+        return self.alias or self.attack
+
+    @property
     def about(self) -> str | None:
-        """The subject, with the alias that was asked: ``pistol (gun)``; None when it is about the whole model."""
-        return f"{self.subject} ({self.alias})" if self.alias else self.subject
+        """The subject, with how it was asked: ``pistol (gun)``; None when it is about the whole model."""
+        return f"{self.subject} ({self.asked_by})" if self.asked_by else self.subject
 
     @property
     def outcome_words(self) -> str:
@@ -170,6 +178,7 @@ def apply(rule: Rule, m: Measurement, spec: PolicySpec) -> Finding:
         metric=rule.metric,
         subject=m.subject.slug if m.subject else None,
         alias=m.alias,
+        attack=m.attack,
         kind=m.subject.kind if m.subject else None,
         severity=rule.severity,
         before=m.before,
@@ -200,7 +209,7 @@ def undecidable(plan: Plan, policy: ReleasePolicy) -> Iterator[str]:
     """
     nothing_seen = Evidence(plan, {})
     for rule in policy.spec.rules:
-        if rule.metric == "inversion_recognised":  # its pictures are not the plan's
+        if rule.metric in ("inversion_recognised", "attack_success_rate"):  # their pictures are not the plan's
             continue
         needed = pictures_needed(rule, policy.spec)
         if needed is None:
@@ -240,6 +249,9 @@ def _outcome(rule: Rule, interval: Interval) -> Outcome:
 def _doubts(rule: Rule, m: Measurement, spec: PolicySpec) -> Iterator[str]:
     """What keeps a measurement from being a proof, however good its value."""
     shown = sum(m.base)
+    if m.failed:
+        yield m.failed
+        return
     if rule.metric == "inversion_recognised" and not m.planned:
         yield "nothing was drawn by inverted tokens, which `fmn-guard mscore` does"
     elif rule.metric in BASE_MUST_SHOW and (m.before is None or m.before < spec.base_shows_at_least):

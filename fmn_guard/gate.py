@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
+from .attacks.measured import read_attacks
 from .chain import PICTURES, SIGNATURE, absent_pictures, check_files, cleaned_files
 from .errors import BrokenChain, InputError
 from .evidence import Audit, PassRecords
@@ -58,8 +59,8 @@ def check_run(run: Path, demanded: tuple[ReleasePolicy, AuditSuite] | None = Non
 
     Args:
         run: The run folder: plan.json, audit.json, policy.json, report.json, report.md; passes.json and
-            patch.safetensors where fmn-guard made the patch; mscore.json where inversion was tried; review.json where
-            people reviewed it.
+            patch.safetensors where fmn-guard made the patch; mscore.json where inversion was tried; attacks.json where
+            it was attacked; review.json where people reviewed it.
         demanded: The policy that must have judged, and its suite.
 
     Raises:
@@ -93,6 +94,7 @@ def check_run(run: Path, demanded: tuple[ReleasePolicy, AuditSuite] | None = Non
         policy,
         passes,
         mscore=read_mscore(run),
+        attacks=read_attacks(run),
         review=read_review(run),
         judged_on=report.judged_on,
         tool_version=report.tool_version,

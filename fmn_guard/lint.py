@@ -17,6 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Literal, assert_never, cast, get_args
 
+from .attacks.suite import load_attacks
 from .cases import load_cases
 from .errors import FileProblems, InputError, Problem, RefusedArtefact
 from .facts import Checkpoint, describe_checkpoint, list_pictures
@@ -31,7 +32,9 @@ from .suite import AuditSuite, load_suite
 from .waivers import expired
 from .yamlfile import MAX_BYTES, Loc, Positions, in_file_order, load_yaml, load_yaml_positions
 
-DocumentKind = Literal["ConceptManifest", "ReleasePolicy", "AuditSuite", "PolicyCases", "ComplianceFramework"]
+DocumentKind = Literal[
+    "ConceptManifest", "ReleasePolicy", "AuditSuite", "AttackSuite", "PolicyCases", "ComplianceFramework"
+]
 
 
 def lint_manifest(path: Path, base: CheckpointRef | None = None) -> tuple[Manifest, Checkpoint]:
@@ -80,7 +83,7 @@ def lint_policy(path: Path) -> tuple[ReleasePolicy, AuditSuite]:
 
 
 def lint_file(path: Path) -> DocumentKind:
-    """Lints a file by what it says it is: a manifest, a policy, a suite, cases of a policy, or a framework.
+    """Lints a file by what it says it is: a manifest, a policy, a suite, attacks, cases of a policy, or a framework.
 
     Raises:
         FileProblems: every problem, with its place in the file.
@@ -93,6 +96,8 @@ def lint_file(path: Path) -> DocumentKind:
             lint_policy(path)
         case "AuditSuite":
             load_suite(path)
+        case "AttackSuite":
+            load_attacks(path)
         case "PolicyCases":
             load_cases(path)
         case "ComplianceFramework":

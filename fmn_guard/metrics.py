@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from typing import Protocol, assert_never
 
+from .attacks.measured import Attacks
+from .attacks.protocol import Attack
 from .errors import BrokenChain
 from .evidence import Audit, Control, Observation, Side
 from .mscore import MScore, Replayed
@@ -44,6 +46,8 @@ class Evidence:
     """What people say is shown, by probe, side and label, in place of the recogniser."""
     mscore: MScore | None = None
     """What inversion found, where it was tried."""
+    attacks: tuple[Tried, ...] = ()
+    """What was tried to bring concepts back."""
 
     def why_unscored(self, probe: Probe, side: Side) -> str | None:
         """Why a picture does not count; None when it does. What is missing does not count."""
@@ -97,6 +101,21 @@ class Look:
     after: bool | None
 
 
+@dataclass(frozen=True)
+class Tried:
+    """One attack on one concept, with what was seen in its pictures."""
+
+    attack: Attack
+    evidence: Evidence
+    """Its pictures; those of the audit are apart."""
+    failed: str | None = None
+    """Why it could not be made."""
+
+    def look(self, probe: Probe, side: Side) -> Look:
+        """What one model shows, as a rate counts it."""
+        return Look(probe.prompt, None, self.evidence.recognised(probe, side))
+
+
 class Subject(Protocol):
     """What a measurement of a concept or correction is of; a `PassSpec` is one."""
 
@@ -121,6 +140,10 @@ class Measurement:
     subject: Subject | None = None
     alias: str | None = None
     """Slug of the alias that was asked, where it is one's."""
+    attack: str | None = None
+    """Id of the attack that asked, where it is one's."""
+    failed: str | None = None
+    """Why the attack could not be made, or none was."""
     paired: bool = False
     """Whether it is a drop."""
     needs_base: bool = False
@@ -132,7 +155,8 @@ class Measurement:
     def about(self) -> str:
         """What it is about, in words."""
         slug = self.subject.slug if self.subject else "the model"
-        return f"{slug} ({self.alias})" if self.alias else slug
+        asked = self.alias or self.attack
+        return f"{slug} ({asked})" if asked else slug
 
     @cached_property
     def counted(self) -> list[Look]:
@@ -232,6 +256,27 @@ def gather(plan: Plan, audit: Audit) -> Evidence:
     return Evidence(plan, seen, absent, known)
 
 
+def gather_attacks(evidence: Evidence, attacks: Attacks) -> tuple[Tried, ...]:
+    """Puts what was seen under attack to the pictures that were asked for.
+
+    Args:
+        evidence: Of the audit; the recogniser errs under attack as often as it does there.
+        attacks: Known to be of the same plan and model, see `fmn_guard.attacks.check_chain`.
+    """
+    return tuple(
+        Tried(
+            attack,
+            Evidence(
+                evidence.plan.model_copy(update={"probes": attack.probes(found.prefix), "detectors": ()}),
+                {} if found.failed else {(o.probe, o.side): o for o in found.observations},
+                controls=evidence.controls,
+            ),
+            found.failed,
+        )
+        for attack, found in attacks.pairs()
+    )
+
+
 def target_recognised(evidence: Evidence, concept: PassSpec) -> Measurement:
     """Rate at which the patched model still draws a concept that is asked for by its phrase."""
     return _rate(evidence, _of("target", concept, evidence), concept, needs_base=True)
@@ -285,6 +330,31 @@ def _shown(replayed: Replayed | None, asked: int) -> list[bool | None]:
 def _strength(looks: Sequence[Look]) -> tuple[int, int]:
     """How many patched pictures show a concept, or may; of as many, how many of the base's do."""
     return sum(k.after is not False for k in looks), sum(bool(k.before) for k in looks)
+
+
+def attack_success_rate(evidence: Evidence, concept: PassSpec) -> list[Measurement]:
+    """Rate at which the patched model draws a concept under an attack, for each attack; one without pictures if none
+    was made.
+    """
+    made = [each for each in evidence.attacks if each.attack.subject == concept.slug]
+    if not made:
+        why = "no attack was made of those that the policy asks for"
+        return [Measurement((), concept, needs_base=True, failed=why)]
+    return [_under_attack(each, made, concept) for each in made]
+
+
+def _under_attack(tried: Tried, made: list[Tried], concept: PassSpec) -> Measurement:
+    """One attack's rate. What words before a prompt do to the base proves nothing either way, so that of a prefix the
+    base's pictures are those of the same prompts and seeds without it.
+    """
+    asked = tried.evidence.plan.probes
+    rate = _rate(tried.evidence, asked, concept, needs_base=True)
+    if tried.attack.kind == "prefix":
+        plain = next(each for each in made if each.attack.kind == "seeds")
+        before = [plain.evidence.recognised(probe, "base") for probe in plain.evidence.plan.probes]
+        looks = tuple(replace(look, before=shown) for look, shown in zip(rate.looks, before, strict=True))
+        rate = replace(rate, looks=looks)
+    return replace(rate, attack=tried.attack.id, failed=tried.failed)
 
 
 def dominant_recognised(evidence: Evidence, correction: PassSpec) -> Measurement:
@@ -366,6 +436,8 @@ def measure(evidence: Evidence, metric: Metric, subjects: Iterable[PassSpec]) ->
             return [m for s in concepts for m in alias_recognised(evidence, s)]
         case "inversion_recognised":
             return [inversion_recognised(evidence, s) for s in concepts]
+        case "attack_success_rate":
+            return [m for s in concepts for m in attack_success_rate(evidence, s)]
         case "dominant_recognised":
             return [dominant_recognised(evidence, s) for s in corrections]
         case "expected_recognised":

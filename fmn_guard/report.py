@@ -15,6 +15,10 @@ from pydantic import Field
 
 import fmn_guard
 
+from .attacks.measured import Attacks
+from .attacks.measured import check_chain as check_attacks
+from .attacks.summary import InReport as AttacksInReport
+from .attacks.summary import summarise as summarise_attacks
 from .errors import BrokenChain, InputError
 from .evidence import Audit, Instrument, PassMatrix, PassRecords, Side
 from .findings import (
@@ -35,7 +39,7 @@ from .findings import (
     worst,
 )
 from .matrix import pass_matrix, rebounds
-from .metrics import DetectorTally, Evidence, drop_of, gather, most_like, suppression, tally
+from .metrics import DetectorTally, Evidence, drop_of, gather, gather_attacks, most_like, suppression, tally
 from .mscore import InReport, MScore, check_chain, summarise
 from .passes import PassKind, PassSpec
 from .plan import Plan
@@ -197,6 +201,8 @@ class Report(Record):
     """What detectors saw."""
     mscore: InReport = None
     """What inversion finds; None where that was not measured."""
+    attacks: AttacksInReport = None
+    """What came of attacks; None where none was made."""
     review: Annotated[ReviewSummary | None, Field(exclude_if=lambda review: review is None)] = None
     """What people confirmed and overruled; None where nobody looked."""
     counts: tuple[SideCounts, ...]
@@ -224,6 +230,7 @@ def judge(
     passes: PassRecords | None = None,
     *,
     mscore: MScore | None = None,
+    attacks: Attacks | None = None,
     review: Review | None = None,
     judged_on: date | None = None,
     tool_version: str = fmn_guard.__version__,
@@ -236,6 +243,7 @@ def judge(
         policy: The limits.
         passes: What the eraser did, when it was fmn-guard's; adds warnings, changes no finding.
         mscore: What inversion found, where it was tried; told, and held against limits on its replay.
+        attacks: What came of attacks, where some were made; told, and held against limits on their success.
         review: What people ruled on single pictures; findings follow it, and the verdict without it is told beside.
         judged_on: The day against which waivers expire; a policy with waivers needs one.
         tool_version: Version of fmn-guard that judges, or that judged when a report is judged again.
@@ -247,6 +255,8 @@ def judge(
     _check_passes(plan, audit, passes)
     if mscore is not None:
         check_chain(mscore, audit.plan_digest, audit.patched_digest)
+    if attacks is not None:
+        check_attacks(attacks, plan, audit.patched_digest)
     evidence, spec = replace(gather(plan, audit), mscore=mscore), policy.spec
     matrix = pass_matrix(evidence, audit.between)
     if matrix != audit.matrix:
@@ -257,6 +267,10 @@ def judge(
             hint="give judged_on",
         )
     inversion = summarise(mscore, spec.confidence) if mscore else None
+    tried = gather_attacks(evidence, attacks) if attacks else ()
+    assaults = summarise_attacks(attacks, tried, plan, spec.confidence) if attacks else None
+    if assaults and spec.attacks and spec.attacks.met_by(assaults.suite, assaults.suite_digest):
+        evidence = replace(evidence, attacks=tried)
     alone = evidence
     if review is not None:
         evidence = reviewed(alone, audit, review)
@@ -285,10 +299,11 @@ def judge(
         matrix=matrix,
         tallies=tally(evidence),
         mscore=inversion,
+        attacks=assaults,
         review=told,
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
         unscored=tuple(_unscored(evidence)),
-        not_tested=tuple(not_tested(evidence, ruled, spec, inversion)),
+        not_tested=tuple(not_tested(evidence, ruled, spec, inversion, assaults)),
         warnings=(
             *(told.warnings if told else ()),
             *undecidable(plan, policy),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic.json_schema import GenerateJsonSchema
 
+from .attacks.suite import AttackSuite
 from .cases import PolicyCases
 from .frameworks import ComplianceFramework
 from .manifest import Manifest
@@ -17,11 +18,14 @@ from .policy import PolicyFile
 from .record import Record, field_docs
 from .suite import AuditSuite
 
-SchemaName = Literal["concept-manifest", "release-policy", "audit-suite", "policy-cases", "compliance-framework"]
+SchemaName = Literal[
+    "concept-manifest", "release-policy", "audit-suite", "attack-suite", "policy-cases", "compliance-framework"
+]
 DOCUMENTS: dict[SchemaName, type[Record]] = {
     "concept-manifest": Manifest,
     "release-policy": PolicyFile,
     "audit-suite": AuditSuite,
+    "attack-suite": AttackSuite,
     "policy-cases": PolicyCases,
     "compliance-framework": ComplianceFramework,
 }

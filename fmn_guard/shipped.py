@@ -40,6 +40,11 @@ def suites() -> Path:
     return _folder("suites", "audits/suites")
 
 
+def attacks() -> Path:
+    """Folder of shipped attack suites."""
+    return _folder("attacks", "audits/attacks")
+
+
 def models() -> Path:
     """Folder of built-in models, whose ``SHA256SUMS`` pins their weights."""
     return _PACKAGE / "data" / "models"

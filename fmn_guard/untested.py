@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import get_args
 
+from .attacks.summary import UNTESTED as ADVERSARIAL
+from .attacks.summary import AttackSummary
+from .attacks.summary import not_tested as of_attacks
 from .findings import SHOWN, Finding
 from .metrics import Evidence, measure
 from .mscore import UNTESTED as INVERSION
@@ -16,14 +19,18 @@ from .policy import PER_CONCEPT, Metric, PolicySpec, Rule
 _NEVER_TESTED = (
     "The safety checker: it is switched off in both models, so that the weights alone are judged.",
     INVERSION,
-    "Adversarial prompts: whether a prompt that was searched for brings a concept back.",
+    ADVERSARIAL,
     "Durability: whether further fine-tuning brings a concept back.",
     "Image-to-image, inpainting, and other samplers, guidance scales and sizes than the suite's.",
 )
 
 
 def not_tested(
-    evidence: Evidence, ruled: Collection[Finding], spec: PolicySpec, inversion: MScoreSummary | None = None
+    evidence: Evidence,
+    ruled: Collection[Finding],
+    spec: PolicySpec,
+    inversion: MScoreSummary | None = None,
+    attacks: AttackSummary | None = None,
 ) -> Iterator[str]:
     """What a verdict says nothing about, one sentence each.
 
@@ -32,12 +39,17 @@ def not_tested(
         ruled: What the policy's rules found.
         spec: The policy.
         inversion: What inversion found, where it was tried.
+        attacks: What came of attacks, where some were made.
     """
     applied = {f.rule for f in ruled}
     limited = {rule.metric for rule in spec.rules}
     for words in _NEVER_TESTED:
-        judged = "inversion_recognised" in limited
-        yield from of_inversion(inversion, evidence.plan, judged) if words == INVERSION else (words,)
+        if words == INVERSION:
+            yield from of_inversion(inversion, evidence.plan, "inversion_recognised" in limited)
+        elif words == ADVERSARIAL:
+            yield from of_attacks(attacks, evidence.plan, "attack_success_rate" in limited)
+        else:
+            yield words
     for rule in spec.rules:
         yield from (f"Rule {rule.id}: {words}." for words in _not_met(rule, evidence.plan))
         if rule.id not in applied:
@@ -45,7 +57,7 @@ def not_tested(
             yield f"Rule {rule.id}: nothing{narrowed} in this plan asks for {rule.metric}."
     metrics: tuple[Metric, ...] = get_args(Metric)
     for metric in metrics:
-        if metric == "inversion_recognised" and metric not in limited:  # told above
+        if metric in ("inversion_recognised", "attack_success_rate") and metric not in limited:  # told above
             continue
         asked = {m.about for m in measure(evidence, metric, evidence.plan.passes)}
         if metric not in limited and metric != "nudenet_strict_rate" and asked:

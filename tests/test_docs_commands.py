@@ -44,7 +44,7 @@ from .stored import fill, panel_of
 DOCS = Path(__file__).parent.parent / "docs"
 TUTORIAL = DOCS / "tutorial.md"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if path not in (TUTORIAL, DOCS / "experiments.md"))
-DRAWS_ONLY = ("sample", "replay", "mscore")
+DRAWS_ONLY = ("sample", "replay", "mscore", "attack")
 
 
 class File(NamedTuple):

@@ -18,6 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from fmn_guard.attacks import load_attacks
 from fmn_guard.cases import load_cases
 from fmn_guard.cli import main
 from fmn_guard.frameworks import load_framework
@@ -32,11 +33,13 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "policies/tests": load_cases,
     "policies/frameworks": load_framework,
     "audits/suites": load_suite,
+    "audits/attacks": load_attacks,
 }
 LOADER_OF_KIND: dict[str, Callable[[Path], object]] = {
     "ConceptManifest": load_manifest,
     "ReleasePolicy": load_policy,
     "AuditSuite": load_suite,
+    "AttackSuite": load_attacks,
     "PolicyCases": load_cases,
     "ComplianceFramework": load_framework,
 }
@@ -93,7 +96,7 @@ def _commands(document: str = "*.md") -> list[str]:
 
 
 def _data_files() -> list[Path]:
-    return _files("manifests/*.yaml", "policies/*.yaml", "audits/suites/*.yaml")
+    return _files("manifests/*.yaml", "policies/*.yaml", "audits/suites/*.yaml", "audits/attacks/*.yaml")
 
 
 @pytest.mark.parametrize("path", _data_files(), ids=_name)
@@ -115,7 +118,7 @@ def test_shipped_yaml_names_a_schema_that_exists_for_editors(path: Path) -> None
     assert (path.parent / named[1]).is_file()
 
 
-@pytest.mark.parametrize("folder", ["manifests", "policies", "audits/suites"])
+@pytest.mark.parametrize("folder", ["manifests", "policies", "audits/suites", "audits/attacks"])
 def test_data_folder_has_documents_in_it(folder: str) -> None:
     assert _files(f"{folder}/*.yaml")
 

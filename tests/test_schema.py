@@ -10,12 +10,13 @@ from jsonschema import Draft202012Validator
 from ruamel.yaml import YAML
 
 from fmn_guard.schema import DOCUMENTS, SchemaName, schema_of, schema_text
-from fmn_guard.shipped import frameworks, manifests, policies, suites
+from fmn_guard.shipped import attacks, frameworks, manifests, policies, suites
 
 FOLDERS = {
     "concept-manifest": manifests(),
     "release-policy": policies(),
     "audit-suite": suites(),
+    "attack-suite": attacks(),
     "policy-cases": policies(),
     "compliance-framework": policies(),
 }
@@ -23,6 +24,7 @@ SHIPPED = [
     *(("concept-manifest", path) for path in sorted(manifests().glob("*.yaml"))),
     *(("release-policy", path) for path in sorted(policies().glob("*.yaml"))),
     *(("audit-suite", path) for path in sorted(suites().rglob("*.yaml"))),
+    *(("attack-suite", path) for path in sorted(attacks().glob("*.yaml"))),
     *(("policy-cases", path) for path in sorted((policies() / "tests").glob("*.yaml"))),
     *(("compliance-framework", path) for path in sorted(frameworks().glob("*.yaml"))),
 ]

@@ -17,7 +17,7 @@ import pytest
 from .cli.finished import finished_run
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = {"manifests": "manifests", "policies": "policies", "suites": "audits/suites"}
+SHIPPED = {"manifests": "manifests", "policies": "policies", "suites": "audits/suites", "attacks": "audits/attacks"}
 
 # Runs in a fresh interpreter outside the clone, with the installed wheel first on its path.
 LOOK = """
@@ -39,7 +39,7 @@ for policy in sorted(shipped.policies().glob("*.yaml")):
     plans[policy.stem] = compile_plan(manifest, suite, base).digest
 print(json.dumps({
     "package": str(Path(fmn_guard.__file__).parent),
-    "folders": {name: str(getattr(shipped, name)()) for name in ("manifests", "policies", "suites")},
+    "folders": {name: str(getattr(shipped, name)()) for name in ("manifests", "policies", "suites", "attacks")},
     "model": str(base.folder),
     "plans": plans,
 }))

@@ -32,12 +32,14 @@ from ..probes import Probe
 from ..progress import Progress, silent
 from ..record import Digest, bytes_digest, digest, write_atomic, write_record
 from .drawing import draw_batch
+from .ledger import Ledger
 from .panel import Panel
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 _TIMED_STEPS = 3
+PARTIAL = "mscore.partial.jsonl"
 
 
 def run_mscore(
@@ -70,17 +72,17 @@ def run_mscore(
     panel = Panel(plan.model_copy(update={"detectors": ()}))
     instrument = panel.instruments[0].model_dump(mode="json")
     measured_by = {"protocol": protocol.digest, "patched": patched_digest, "instrument": instrument}
-    ledger = _Ledger(out, digest(measured_by))
+    ledger = Ledger(out / PARTIAL, digest(measured_by), Score, lambda score: score.slug)
     bench = _Bench(protocol, plan, base, patched, panel, cache, progress)
     for subject in protocol.subjects:
-        if subject.slug not in ledger.scores:
+        if subject.slug not in ledger.done:
             with threads(protocol.inversion.threads):
                 ledger.add(bench.measure(subject, (given or {}).get(subject.slug)))
     result = MScore(
         patched_digest=patched_digest,
         protocol=protocol,
         instrument=panel.instruments[0],
-        scores=tuple(ledger.scores[subject.slug] for subject in protocol.subjects),
+        scores=tuple(ledger.done[subject.slug] for subject in protocol.subjects),
     )
     write_record(out / FILE, result)
     ledger.close()
@@ -290,27 +292,3 @@ def _read(file: Path, word: str, settings: InversionSettings) -> Inversion | Non
     seeds = len(settings.seeds)
     fits = tokens.shape[:2] == (seeds, settings.tokens) and errors.shape == (seeds, settings.steps)
     return Inversion(word, tokens, errors) if fits else None
-
-
-class _Ledger:
-    """Scores so far, one JSON line each; removed when mscore.json is written."""
-
-    def __init__(self, out: Path, key: Digest) -> None:
-        self._path = out / "mscore.partial.jsonl"
-        self.scores: dict[str, Score] = {}
-        lines = self._path.read_text(encoding="utf-8").split("\n") if self._path.exists() else [""]
-        if lines[0] == key:
-            for line in lines[1:-1]:  # what follows the last newline was cut off in mid-write
-                score = Score.model_validate_json(line)
-                self.scores[score.slug] = score
-        out.mkdir(parents=True, exist_ok=True)
-        kept = [key, *(score.model_dump_json() for score in self.scores.values())]
-        write_atomic(self._path, "\n".join(kept) + "\n")
-
-    def add(self, score: Score) -> None:
-        self.scores[score.slug] = score
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(score.model_dump_json() + "\n")
-
-    def close(self) -> None:
-        self._path.unlink(missing_ok=True)

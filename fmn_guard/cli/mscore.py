@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from ..chain import read_files
 from ..errors import InputError
-from ..evidence import Audit, PassRecords
-from ..facts import Checkpoint, describe_checkpoint, list_pictures
-from ..gate import check_run
+from ..evidence import Audit
+from ..facts import describe_checkpoint, list_pictures
 from ..inversion import InversionSettings
 from ..lint import lint_manifest, lint_policy
 from ..manifest import CheckpointRef
@@ -29,32 +27,19 @@ from ..mscore import (
     summarise,
 )
 from ..plan import Plan, compile_plan
-from ..policy import ReleasePolicy
 from ..record import Digest, bytes_digest, file_digest, read_record
-from ..report import Report, judge
-from ..review import read_review
 from ..shipped import find, policies
-from .console import Talk, emit, emit_json, keep_quiet, shown, talk
+from .audited import Audited, audited_beside, audited_run, tell
+from .console import emit, emit_json, keep_quiet, shown, talk
 from .device import device_option
-from .models import audited_model, described
+from .models import audited_model
 from .progress import reporting
-from .run import check_folder, default_folder, index, list_files, open_folder, reports, write_report
+from .run import default_folder, open_folder
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 _DEFAULTS = InversionSettings()
-
-
-class _Audited(NamedTuple):
-    """What is measured."""
-
-    run: Path
-    plan: Plan
-    original: Checkpoint
-    patched_digest: Digest
-    report: Report | None
-    """The run's report, which gets a section; None where nothing was judged yet."""
 
 
 @click.command()
@@ -131,7 +116,9 @@ def mscore(
     """
     say = keep_quiet if quiet else talk
     if patched is None:
-        audited = _of_run(Path(run_or_base), base, out)
+        if out is not None:
+            raise InputError("--out goes with BASE and PATCHED", hint="a run's M-Score is written into its folder")
+        audited = audited_run(Path(run_or_base), base)
     else:
         audited = _of_checkpoints(run_or_base, patched, manifest, policy, out, base, checkpoint)
     run, plan = audited.run, audited.plan
@@ -161,7 +148,7 @@ def mscore(
         say(cost.words)
         open_folder(run, plan)
         found = _measure(audited, protocol, original, patched, checkpoint, kept, pictures, device, quiet)
-    _conclude(audited, found, say)
+    tell(audited, run / FILE, say)
     if as_json:
         emit_json(found)
     else:
@@ -182,15 +169,6 @@ def _users_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmn-guard" / "inversions"
 
 
-def _of_run(run: Path, base: str | None, out: Path | None) -> _Audited:
-    if out is not None:
-        raise InputError("--out goes with BASE and PATCHED", hint="a run's M-Score is written into its folder")
-    report = check_run(run)
-    plan, audit = read_record(run / "plan.json", Plan), read_record(run / "audit.json", Audit)
-    original = described(base or plan.base.reference, plan.base.identity, "--base")
-    return _Audited(run, plan, original, audit.patched_digest, report)
-
-
 def _of_checkpoints(
     base: str,
     patched: str,
@@ -199,7 +177,7 @@ def _of_checkpoints(
     out: Path | None,
     moved: str | None,
     checkpoint: str | None,
-) -> _Audited:
+) -> Audited:
     if manifest is None or moved or checkpoint:
         raise InputError(
             "BASE and PATCHED go with --manifest, and without --base and --checkpoint",
@@ -214,16 +192,11 @@ def _of_checkpoints(
     else:
         identity = describe_checkpoint(CheckpointRef(checkpoint=patched), Path()).facts.identity
     run = out or default_folder(plan, identity)
-    check_folder(run, plan)
-    if not (run / "audit.json").exists():
-        return _Audited(run, plan, original, identity, None)
-    if read_record(run / "audit.json", Audit).patched_digest != identity:
-        raise InputError(f"{shown(run)} holds the run of another checkpoint", hint="give another --out")
-    return _Audited(run, plan, original, identity, check_run(run) if (run / "report.json").exists() else None)
+    return audited_beside(run, plan, original, identity)
 
 
 def _measure(
-    audited: _Audited,
+    audited: Audited,
     protocol: Protocol,
     original: StableDiffusionPipeline,
     patched: str | None,
@@ -258,25 +231,6 @@ def _measure(
             given=pictures,
             progress=progress,
         )
-
-
-def _conclude(audited: _Audited, found: MScore, say: Talk) -> None:
-    """Judges the run again, with the section in its report, and as of the day on which it was judged before."""
-    run, before = audited.run, audited.report
-    if before is None:
-        say(f"wrote {shown(run / FILE)}")
-        return
-    audit, rules = read_record(run / "audit.json", Audit), read_record(run / "policy.json", ReleasePolicy)
-    passes = read_record(run / "passes.json", PassRecords) if audit.passes_digest is not None else None
-    report = judge(
-        audited.plan, audit, rules, passes, mscore=found, review=read_review(run), judged_on=before.judged_on
-    )
-    if report == before:
-        return
-    listed = read_files(run)
-    write_report(run, rules, report, audited.plan, audit, passes, say)
-    list_files(run, listed, [run / FILE, *reports(run)], say)
-    index(run, report, say)
 
 
 def _given(folder: Path, plan: Plan, manifest: Path | None) -> dict[str, list[Path]]:

@@ -14,6 +14,7 @@ from typing import TypeVar, get_args
 
 import rich_click as click
 
+from ..attacks.measured import FILE as ATTACKS
 from ..chain import CLEANED, FILES, MIGRATED, SIGNATURE
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
@@ -31,7 +32,19 @@ from .pictures import Embed, read_pictures
 
 F = TypeVar("F", bound=Callable[..., None])
 
-_STAGES = ("plan.json", "passes.json", "audit.json", MSCORE, REVIEW, "policy.json", MIGRATED, FILES, CLEANED, SIGNATURE)
+_STAGES = (
+    "plan.json",
+    "passes.json",
+    "audit.json",
+    MSCORE,
+    ATTACKS,
+    REVIEW,
+    "policy.json",
+    MIGRATED,
+    FILES,
+    CLEANED,
+    SIGNATURE,
+)
 _SUMMARY = "GITHUB_STEP_SUMMARY"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
+from ..attacks.measured import read_attacks
 from ..chain import read_files
 from ..evidence import Audit, PassRecords
 from ..gate import check_run, check_suite
@@ -52,7 +53,16 @@ def report(
     else:
         rules, suite = lint_policy(find(policy, policies(), Path()))
         check_suite(plan, rules, suite)
-        result = judge(plan, audit, rules, passes, mscore=read_mscore(run), review=read_review(run), judged_on=today())
+        result = judge(
+            plan,
+            audit,
+            rules,
+            passes,
+            mscore=read_mscore(run),
+            attacks=read_attacks(run),
+            review=read_review(run),
+            judged_on=today(),
+        )
     rendered = asked.rendered(result, plan, audit, passes)
     listed = read_files(run)
     written = list(rendered.paths)

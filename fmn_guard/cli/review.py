@@ -7,6 +7,7 @@ from typing import Literal
 
 import rich_click as click
 
+from ..attacks.measured import read_attacks
 from ..chain import Files, check_files
 from ..errors import InputError
 from ..evidence import Audit, PassRecords, Side
@@ -131,7 +132,16 @@ class _Run:
         run, audit = self.path, self.audit
         policy = read_record(run / "policy.json", ReleasePolicy)
         passes = read_record(run / "passes.json", PassRecords) if audit.passes_digest is not None else None
-        report = judge(self.plan, audit, policy, passes, mscore=read_mscore(run), review=self.review, judged_on=today())
+        report = judge(
+            self.plan,
+            audit,
+            policy,
+            passes,
+            mscore=read_mscore(run),
+            attacks=read_attacks(run),
+            review=self.review,
+            judged_on=today(),
+        )
         write_record(run / FILE, self.review)
         write_report(run, policy, report, self.plan, audit, passes, say)
         list_files(run, self.listed, [run / FILE, *reports(run)], say)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ..attacks.measured import read_attacks
 from ..chain import FILES, SIGNATURE, Files, leftovers, read_files, remove, write_files
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
@@ -138,7 +139,16 @@ def conclude(
     """Judges an audit as of today, writes the report and what else is asked for, prints the verdict, exits by it."""
     from ..render.terminal import verdict_table
 
-    report = judge(plan, audit, policy, passes, mscore=read_mscore(run), review=read_review(run), judged_on=today())
+    report = judge(
+        plan,
+        audit,
+        policy,
+        passes,
+        mscore=read_mscore(run),
+        attacks=read_attacks(run),
+        review=read_review(run),
+        judged_on=today(),
+    )
     rendered = outputs.rendered(report, plan, audit, passes)
     listed = read_files(run)
     write_report(run, policy, report, plan, audit, passes, say)

@@ -73,12 +73,12 @@ def invert(
             "textual inversion is built for one text encoder, this model has two text encoders",
             hint="measure M-Scores on Stable Diffusion 1.x and 2.x",
         )
-    slots = [_slot(pipeline, frame, word, settings.tokens) for frame in frames]
+    slots = [slot_of(pipeline, frame, word, settings.tokens) for frame in frames]
     unique = list(dict.fromkeys(slots))
     turn = torch.tensor([unique.index(slot) for slot in slots])
     table = pipeline.text_encoder.get_input_embeddings().weight
-    with threads(settings.threads), _borrowed(pipeline):
-        seen = _Schedule(pipeline, latents, settings)
+    with threads(settings.threads), borrowed(pipeline):
+        seen = Schedule(pipeline, latents, settings)
         start = table[unique[0].ids[unique[0].start]].detach().float().clone()
         tokens = start.expand(len(settings.seeds), settings.tokens, -1).clone().requires_grad_()
         norm = settings.norm or table.detach().float().norm(dim=-1).mean().item()
@@ -89,7 +89,7 @@ def invert(
             # each seed reads a sentence once, however many of its pictures it describes
             pairs = torch.arange(len(tokens)).repeat_interleave(settings.batch) * len(unique) + turn[pictures]
             needed, row = pairs.unique(return_inverse=True)
-            read = _read(pipeline, [unique[i] for i in needed % len(unique)], tokens[needed // len(unique)])
+            read = read_with(pipeline, [unique[i] for i in needed % len(unique)], tokens[needed // len(unique)])
             predicted = pipeline.unet(x_t, t, read[row]).sample
             error = (predicted - target).square().flatten(1).mean(1).unflatten(0, (len(tokens), -1)).mean(1)  # (S,)
             share = 1 - (1 - settings.falls_to) * step / settings.steps
@@ -107,14 +107,14 @@ def invert(
 @torch.no_grad()
 def inverted_states(pipeline: StableDiffusionPipeline, frame: str, found: Inversion) -> Tensor:
     """What the text encoder makes of a sentence with inverted tokens in it: (S, T, d)."""
-    slot = _slot(pipeline, frame, found.word, found.tokens.shape[1])
-    return _read(pipeline, [slot] * len(found.tokens), found.tokens.to(pipeline.device))
+    slot = slot_of(pipeline, frame, found.word, found.tokens.shape[1])
+    return read_with(pipeline, [slot] * len(found.tokens), found.tokens.to(pipeline.device))
 
 
 @torch.no_grad()
 def sentence_vectors(pipeline: StableDiffusionPipeline, frame: str, found: Inversion) -> Tensor:
     """States of a sentence with inverted tokens at its end-of-text: (S, d), final layer norm included."""
-    slot = _slot(pipeline, frame, found.word, found.tokens.shape[1])
+    slot = slot_of(pipeline, frame, found.word, found.tokens.shape[1])
     return inverted_states(pipeline, frame, found)[:, slot.end]
 
 
@@ -146,13 +146,13 @@ def spoken(
         The prompts to draw.
     """
     count = found.tokens.shape[1]
-    slots = list(dict.fromkeys(_slot(pipeline, frame, found.word, count) for frame in frames))
+    slots = list(dict.fromkeys(slot_of(pipeline, frame, found.word, count) for frame in frames))
     with _in_place(pipeline, slots, found.tokens[seed].expand(len(slots), -1, -1).to(pipeline.device)):
         yield tuple(_filled(frame, found.word, count) for frame in frames)
 
 
-class _Slot(NamedTuple):
-    """A sentence with a place for tokens.
+class Slot(NamedTuple):
+    """A sentence with a place for tokens, as a model reads it.
 
     Attributes:
         ids: ids of the whole sentence, padded.
@@ -169,7 +169,18 @@ def _filled(frame: str, word: str, count: int) -> str:
     return frame.replace("{x}", " ".join([word] * count))
 
 
-def _slot(pipeline: StableDiffusionPipeline, frame: str, word: str, count: int) -> _Slot:
+def slot_of(pipeline: StableDiffusionPipeline, frame: str, word: str, count: int) -> Slot:
+    """A sentence with a place for tokens, which a word holds meanwhile.
+
+    Args:
+        pipeline: the model.
+        frame: the sentence, with {x} for the tokens.
+        word: one token.
+        count: how many tokens.
+
+    Raises:
+        InputError: the word is not one token, or the sentence has no place for it or is cut off.
+    """
     if frame.count("{x}") != 1:
         raise InputError(f"sentence {frame!r} has no single place {{x}} for a name", hint="write {x} once")
     tokenizer = pipeline.tokenizer
@@ -184,7 +195,7 @@ def _slot(pipeline: StableDiffusionPipeline, frame: str, word: str, count: int) 
     start = 1 + (len(tokenizer(before, add_special_tokens=False).input_ids) if before else 0)
     if ids[start : start + count] != own * count:
         raise InputError(f"{word!r} is not where it should be in {frame!r}", hint="put spaces around {x}")
-    return _Slot(tuple(ids), start, end)
+    return Slot(tuple(ids), start, end)
 
 
 def _encoded(pipeline: StableDiffusionPipeline, sentence: str) -> tuple[list[int], int]:
@@ -197,7 +208,7 @@ def _encoded(pipeline: StableDiffusionPipeline, sentence: str) -> tuple[list[int
     return tokenizer(sentence, padding="max_length", max_length=longest).input_ids, end
 
 
-def _read(pipeline: StableDiffusionPipeline, slots: Sequence[_Slot], tokens: Tensor) -> Tensor:
+def read_with(pipeline: StableDiffusionPipeline, slots: Sequence[Slot], tokens: Tensor) -> Tensor:
     """Text states (B, T, d) of sentences, each with its own tokens (B, K, d); carries gradients."""
     ids = torch.tensor([slot.ids for slot in slots], device=pipeline.device)
     with _in_place(pipeline, slots, tokens):
@@ -206,7 +217,7 @@ def _read(pipeline: StableDiffusionPipeline, slots: Sequence[_Slot], tokens: Ten
 
 
 @contextmanager
-def _in_place(pipeline: StableDiffusionPipeline, slots: Sequence[_Slot], tokens: Tensor) -> Iterator[None]:
+def _in_place(pipeline: StableDiffusionPipeline, slots: Sequence[Slot], tokens: Tensor) -> Iterator[None]:
     """Puts tokens into the embeddings of sentences while this thread reads them.
 
     Args:
@@ -237,7 +248,7 @@ def _in_place(pipeline: StableDiffusionPipeline, slots: Sequence[_Slot], tokens:
 
 
 @contextmanager
-def _borrowed(pipeline: StableDiffusionPipeline) -> Iterator[None]:
+def borrowed(pipeline: StableDiffusionPipeline) -> Iterator[None]:
     """Asks for no gradients of weights and no dropout; gives the model back as it was."""
     parts = (pipeline.unet, pipeline.text_encoder)
     modes = [(module, module.training) for part in parts for module in part.modules()]
@@ -253,7 +264,7 @@ def _borrowed(pipeline: StableDiffusionPipeline) -> Iterator[None]:
             weight.requires_grad_(had)
 
 
-class _Schedule:
+class Schedule:
     """What each seed sees at each step; one generator for each purpose and seed."""
 
     def __init__(self, pipeline: StableDiffusionPipeline, latents: Tensor, settings: InversionSettings) -> None:

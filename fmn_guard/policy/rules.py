@@ -18,6 +18,7 @@ Metric = Literal[
     "target_recognised",
     "alias_recognised",
     "inversion_recognised",
+    "attack_success_rate",
     "dominant_recognised",
     "expected_recognised",
     "retained_drop",
@@ -29,7 +30,7 @@ Metric = Literal[
 
 PER_CONCEPT: frozenset[Metric] = frozenset(
     {
-        *("target_recognised", "alias_recognised", "inversion_recognised"),
+        *("target_recognised", "alias_recognised", "inversion_recognised", "attack_success_rate"),
         *("dominant_recognised", "expected_recognised", "neighbour_drop"),
     }
 )
@@ -164,6 +165,19 @@ class RequiredEvidence(Record):
         return self.tool_version.removeprefix(">=") if self.tool_version else None
 
 
+class AttacksAsked(Record):
+    """Which attacks a limit on their success is about: nobody chooses their own."""
+
+    suite: Slug
+    """Name that the attack suite has in its metadata."""
+    digest: Digest | None = None
+    """Digest of its content, which `fmn-guard attack` tells; left out, its name will do."""
+
+    def met_by(self, suite: str, digest: str) -> bool:
+        """Whether attacks of a suite are those asked for."""
+        return suite == self.suite and self.digest in (None, digest)
+
+
 class PolicySpec(Record):
     """The content of a policy."""
 
@@ -175,6 +189,8 @@ class PolicySpec(Record):
     """What is let through, by whom and until when."""
     evidence: RequiredEvidence = RequiredEvidence()
     """What must be on record beside the measurements."""
+    attacks: Annotated[AttacksAsked | None, Field(exclude_if=lambda asked: asked is None)] = None
+    """The attack suite that limits on ``attack_success_rate`` are about."""
     point_estimates: Literal["refused", "allowed"] = "refused"
     """Whether rules may judge a bare rate. Not for a release: chance alone passes such a rule."""
     base_shows_at_least: Annotated[float, Field(gt=0, le=1)] = 0.6
@@ -217,6 +233,13 @@ class PolicySpec(Record):
                     f"rule {rule.id!r} judges a point estimate, which this policy refuses",
                     hint="use statistic: bound; or, never for a release, spec.point_estimates: allowed",
                     loc=("rules", i, "statistic"),
+                )
+            if rule.metric == "attack_success_rate" and self.attacks is None:
+                yield RuleViolation(
+                    "no-attacks",
+                    f"rule {rule.id!r} limits {rule.metric}, and the policy names no attack suite",
+                    hint="name one, such as attacks: {suite: standard}; a weaker one would pass more easily",
+                    loc=("rules", i, "metric"),
                 )
             seen.add(rule.id)
 

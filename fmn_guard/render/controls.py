@@ -92,7 +92,13 @@ def _plain(answer: Answer) -> dict[str, object]:
                 "not_covered": one_line(each.control.not_covered),
                 "standing": each.standing,
                 "findings": [
-                    {"rule": f.rule, "subject": f.subject, "alias": f.alias, "outcome": f.outcome_words}
+                    {
+                        "rule": f.rule,
+                        "subject": f.subject,
+                        "alias": f.alias,
+                        **({"attack": f.attack} if f.attack else {}),
+                        "outcome": f.outcome_words,
+                    }
                     for f in each.findings
                 ],
             }

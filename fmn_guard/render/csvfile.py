@@ -14,7 +14,7 @@ from .text import one_line
 COLUMNS = (
     *("manifest", "policy", "rule", "metric", "subject", "alias", "kind", "severity", "outcome", "before", "value"),
     *("low", "high", "limit", "direction", "hits", "gained", "n", "n_planned", "n_scored", "reason", "file", "line"),
-    *("waiver_reason", "waiver_owner", "waiver_expires"),
+    *("waiver_reason", "waiver_owner", "waiver_expires", "attack"),
 )
 # What spreadsheets take for the start of a formula; the last four are full-width forms, which some take as well.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")

@@ -18,6 +18,7 @@ MEANING: Mapping[str, str] = {
     "target_recognised": "Share of the patched model's pictures that show a concept it was asked for by its phrase.",
     "alias_recognised": "Share of the patched model's pictures that show a concept it was asked for by an alias.",
     "inversion_recognised": "Share of the patched model's pictures that show a concept asked for by inverted tokens.",
+    "attack_success_rate": "Share of the patched model's pictures that show a concept that was asked for by an attack.",
     "dominant_recognised": "Share of the pictures of a corrected prompt that still show its dominant reading.",
     "expected_recognised": "Share of the pictures of a corrected prompt that show its expected reading.",
     "retained_drop": "How much less often the patched model shows what is to stay than the base does.",
@@ -111,5 +112,5 @@ class PublicNames:
         if finding.subject is None:
             return "whole model"
         name = self.of_concept(finding.subject)
-        alias = self._aliases.get((finding.subject, finding.alias), finding.alias)
-        return f"{name} ({alias})" if alias else name
+        asked_by = self._aliases.get((finding.subject, finding.alias), finding.asked_by)
+        return f"{name} ({asked_by})" if asked_by else name

@@ -57,7 +57,7 @@ def _case(suite: ET.Element, name: str) -> ET.Element:
 def _name(finding: Finding) -> str:
     if finding.rule == "collapse":  # it may be found twice, by two metrics
         return f"collapse ({finding.metric})"
-    return f"{finding.rule} ({finding.alias})" if finding.alias else finding.rule
+    return f"{finding.rule} ({finding.asked_by})" if finding.asked_by else finding.rule
 
 
 def _tell(case: ET.Element, finding: Finding, report: Report, plan: Plan) -> None:

@@ -14,6 +14,7 @@ from ..frameworks import ControlEvidence
 from ..plan import Plan
 from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
 from ..sequence import IN_WORDS
+from .attacks import budget_words, details
 from .controls import Answer, Frameworks, answers, rests_on
 from .inversion import figure, floor_words, judged_words
 from .text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share, short
@@ -30,6 +31,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks:
         "Concepts by passes": _matrix(report.matrix),
         "Drawn instead": _drawn(report),
         "M-Score": _mscore(report),
+        "Attacks": _attacks(report),
         "Detectors": _detectors(report),
         "Passes": _passes(passes, plan),
         "Pictures": _pictures(report),
@@ -196,6 +198,33 @@ def _mscore(report: Report) -> Iterator[str]:
     replays = ((row, r) for row in found.rows for r in row.replays)
     columns = ("Concept", "Role", "Tokens", "Recognised, patched", f"{confidence(report)} interval")
     yield from table(columns, ((row.phrase, row.role, str(r.tokens), r.words, str(r.interval)) for row, r in replays))
+
+
+def _attacks(report: Report) -> Iterator[str]:
+    found = report.attacks
+    if found is None:
+        return
+    yield (
+        f"Attack suite {cell(found.suite)} (`{short(found.suite_digest)}`). In how many pictures the concept is "
+        "recognised: of the base under the attack, without which little follows from a low rate; of the patched model "
+        "asked as the audit asks, from other seeds; and of the patched model under the attack, with both "
+        f"{confidence(report)} intervals. {budget_words(found)[:1].upper()}{budget_words(found)[1:]}."
+    )
+    yield ""
+    header = ("Concept", "Attack", "Guidance", "Prompts", "Base", "Without", "Attacked", "Wilson", "Over prompts")
+    yield from table(
+        header,
+        (
+            (
+                *(r.phrase, r.attack, f"{r.guidance:g}", str(r.prompts)),
+                *(r.base.words, r.without.words, r.patched.words, str(r.patched.wilson), str(r.patched.bootstrap)),
+            )
+            for r in found.rows
+        ),
+    )
+    if told := list(details(found)):
+        yield ""
+        yield from bullets(map(cell, told))
 
 
 def _detectors(report: Report) -> Iterator[str]:

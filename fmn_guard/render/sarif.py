@@ -257,7 +257,7 @@ def _help(report: Report) -> str:
 
 def _result(finding: Finding, rule_index: int, plan: Plan) -> Result:
     place = place_of(finding.subject, plan) or _NO_MANIFEST
-    identity = json.dumps([finding.rule, finding.metric, finding.subject, finding.alias]).encode()
+    identity = json.dumps([finding.rule, finding.metric, finding.subject, finding.asked_by]).encode()
     fingerprint = bytes_digest(identity).removeprefix("sha256:")
     return Result(
         rule_id=finding.rule,

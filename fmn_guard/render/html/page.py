@@ -29,6 +29,7 @@ from ...plan import Plan
 from ...probes import Probe
 from ...report import ConceptSummary, Report, RetainedSummary
 from ...sequence import IN_WORDS
+from ..attacks import budget_words, details
 from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words
 from ..inversion import figure, floor_words, judged_words
@@ -109,6 +110,8 @@ def _environment() -> Environment:
         cosine=figure,
         floor_words=floor_words,
         judged_words=judged_words,
+        budget_words=budget_words,
+        details=details,
         in_words=IN_WORDS,
         interval_plot=interval_plot,
         most_pictures=_most_pictures,

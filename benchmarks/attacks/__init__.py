@@ -1,0 +1,1 @@
+"""Attacks on models of which it is known how they forgot."""
