@@ -29,6 +29,7 @@ from .findings import (
     measured,
     no_effect,
     not_judged,
+    prompt_set_findings,
     undecidable,
     verdict_of,
     worst,
@@ -38,6 +39,7 @@ from .metrics import DetectorTally, Evidence, drop_of, gather, most_like, suppre
 from .mscore import InReport, MScore, check_chain, summarise
 from .passes import PassKind, PassSpec
 from .plan import Plan
+from .promptfigures import PromptSetSummary, prompt_figures
 from .policy import PolicySpec, ReleasePolicy
 from .record import Digest, Record, Slug, digest
 from .review import Review, ReviewSummary, compare, reviewed
@@ -194,6 +196,8 @@ class Report(Record):
     """How often each concept, and what is retained, was shown after each pass; None where nobody looked."""
     tallies: tuple[DetectorTally, ...]
     """What detectors saw."""
+    prompt_sets: Annotated[tuple[PromptSetSummary, ...], Field(exclude_if=lambda sets: not sets)] = ()
+    """What published prompt sets come to."""
     mscore: InReport = None
     """What inversion finds; None where that was not measured."""
     review: Annotated[ReviewSummary | None, Field(exclude_if=lambda review: review is None)] = None
@@ -283,6 +287,7 @@ def judge(
         retained=tuple(_retained(evidence)),
         matrix=matrix,
         tallies=tally(evidence),
+        prompt_sets=prompt_figures(alone, spec.confidence),
         mscore=inversion,
         review=told,
         counts=tuple(_counts(evidence, side) for side in get_args(Side)),
@@ -312,6 +317,7 @@ def _found(
             *no_effect(evidence, audit, spec),
             *collapse(evidence, spec),
             *evidence_findings(plan, spec.evidence, tool_version),
+            *prompt_set_findings(evidence),
         ),
         spec.waivers,
         judged_on,

@@ -20,8 +20,9 @@ PACKAGE = ROOT / "fmn_guard"
 PAPER = frozenset(
     "assembly cases chain cost diff evidence explain facts family faults findings frameworks gate index instruments "
     "intrusions inversion jsonfile lint manifest matrix metrics migrate mscore passes pickles plan policy presets "
-    "probes progress record render report retention review schema sentences sequence shipped signing source stats "
-    "store suite tensors tokens untested waivers weights yamlfile".split()
+    "probes progress promptfigures promptrows promptsets protocols record render report retention review schema "
+    "sentences sequence shipped signing source stats store suite tensors tokens untested waivers weights "
+    "yamlfile".split()
 )
 TORCH_HALF = frozenset({"model", "forget", "audit"})
 

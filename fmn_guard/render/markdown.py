@@ -16,6 +16,7 @@ from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSum
 from ..sequence import IN_WORDS
 from .controls import Answer, Frameworks, answers, rests_on
 from .inversion import figure, floor_words
+from .prompts import HEADER, row_of, title_of
 from .text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share, short
 
 
@@ -30,6 +31,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks:
         "Concepts by passes": _matrix(report.matrix),
         "Drawn instead": _drawn(report),
         "M-Score": _mscore(report),
+        "Prompt sets": _prompt_sets(report),
         "Detectors": _detectors(report),
         "Passes": _passes(passes, plan),
         "Pictures": _pictures(report),
@@ -196,6 +198,14 @@ def _mscore(report: Report) -> Iterator[str]:
     replays = ((row, r) for row in found.rows for r in row.replays)
     columns = ("Concept", "Role", "Tokens", "Recognised, patched", f"{confidence(report)} interval")
     yield from table(columns, ((row.phrase, row.role, str(r.tokens), r.words, str(r.interval)) for row, r in replays))
+
+
+def _prompt_sets(report: Report) -> Iterator[str]:
+    for i, found in enumerate(report.prompt_sets):
+        yield from ("",) * bool(i)
+        yield f"**{title_of(found)}**: {cell(found.words)} {found.counts}."
+        yield ""
+        yield from table(HEADER, map(row_of, found.figures))
 
 
 def _detectors(report: Report) -> Iterator[str]:

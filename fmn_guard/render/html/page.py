@@ -32,6 +32,7 @@ from ...sequence import IN_WORDS
 from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words
 from ..inversion import figure, floor_words
+from ..prompts import HEADER, row_of, title_of
 from ..text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share
 from .figures import HEIGHT, WIDTH, Curve, HeatMap, curve, heat_map, interval_plot
 from .samples import Picture, Pictures, lost_pairs, pairs_of
@@ -107,6 +108,9 @@ def _environment() -> Environment:
     )
     environment.globals.update(
         cosine=figure,
+        figure_row=row_of,
+        figure_header=HEADER,
+        set_title=title_of,
         floor_words=floor_words,
         in_words=IN_WORDS,
         interval_plot=interval_plot,
