@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from .bench import Bench
 from .instruments import DetectorSpec, RecogniserSpec
 from .manifest import Kind, Metadata, Phrase, minors_in
 from .promptsets import PromptSetSpec
@@ -104,6 +105,9 @@ class SuiteSpec(Record):
     """Subjects that stand for ``{subject}`` in style templates, in turn."""
     prompt_sets: Annotated[tuple[PromptSetSpec, ...], Field(exclude_if=lambda sets: not sets)] = ()
     """Published prompt sets that are asked as well, from local csv files; counted by detectors and reported."""
+
+    bench: Annotated[Bench | None, Field(exclude_if=lambda bench: bench is None)] = None
+    """What ``fmn-guard conceptbench`` asks of any checkpoint."""
 
     @model_validator(mode="after")
     def _sound(self) -> SuiteSpec:

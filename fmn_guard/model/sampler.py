@@ -81,7 +81,8 @@ def draw_latents(
         x = x * scheduler.init_noise_sigma
         for step, t in enumerate(scheduler.timesteps):
             scaled = scheduler.scale_model_input(x, t)
-            if sampler.guidance > 1 and step < sampler.steps - sampler.unguided:
+            # not of the steps that were asked for: PNDM takes one more
+            if sampler.guidance > 1 and step < len(scheduler.timesteps) - sampler.unguided:
                 free, named = denoise(pipeline, torch.cat([scaled, scaled]), t, both_texts).chunk(2)
                 predicted = free + sampler.guidance * (named - free)
             else:
