@@ -31,7 +31,7 @@ SHOWN_FROM = 0.6
 """Rate from which the base is said to show something; what it shows less often, it says nothing about."""
 
 Task = Literal["presence", "suppression", "same-kind retention", "cross-kind retention", "correction"]
-Status = Literal["measured", "inconclusive"]
+Status = Literal["measured", "not shown", "inconclusive"]
 _CONCEPTS: dict[str, type[Identity | Object | Style]] = {"identity": Identity, "object": Object, "style": Style}
 
 
@@ -64,7 +64,7 @@ class BenchRow(Record):
     interval: Interval
     """The wider of the score interval and that of prompts drawn again."""
     status: Status
-    """``inconclusive`` where pictures are not scored, or the base does not show what is asked for."""
+    """``inconclusive`` where pictures are not scored, ``not shown`` where the base does not show what is asked for."""
     reason: str = ""
     """Why it is that."""
 
@@ -94,10 +94,15 @@ class BenchSummary(Record):
     """Figures, by task."""
 
     @property
-    def status(self) -> Status:
-        """Whether every figure that tells of the checkpoint is measured; presence tells of the base."""
-        told = [row.status for row in self.rows if row.task != "presence"] or [row.status for row in self.rows]
-        return "measured" if set(told) == {"measured"} else "inconclusive"
+    def status(self) -> Literal["measured", "inconclusive"]:
+        """Whether every figure that tells of the checkpoint is measured; presence tells of the base.
+
+        A paraphrase or a description that the base cannot read is no gap of the measurement, a name is.
+        """
+        told = [row for row in self.rows if row.task != "presence"] or self.rows
+        unread = ("paraphrase", "description")
+        gaps = [row for row in told if row.status == "inconclusive" or (row.status != "measured" and row.asked not in unread)]
+        return "inconclusive" if gaps else "measured"
 
 
 def bench_of(suite: AuditSuite) -> Bench:
@@ -292,11 +297,12 @@ class _Asked(NamedTuple):
         must_show: bool = False,
     ) -> BenchRow:
         m = Measurement(tuple(looks), paired=paired, needs_base=task != "presence")
+        status: Status = "measured"
         reason = ""
         if m.scored < m.planned or not m.planned:
-            reason = f"{m.scored} of {m.planned} are scored"
+            status, reason = "inconclusive", f"{m.scored} of {m.planned} are scored"
         elif must_show and (m.before or 0) < SHOWN_FROM:
-            reason = f"the base shows it in {sum(m.base)} of {len(m.base)}"
+            status, reason = "not shown", f"the base shows it in {sum(m.base)} of {len(m.base)}"
         return BenchRow(
             task=task,
             kind=kind,
@@ -310,7 +316,7 @@ class _Asked(NamedTuple):
             n=len(m.counted),
             planned=m.planned,
             interval=wider(m.score_interval(self.confidence), m.bootstrap_interval(self.confidence)),
-            status="inconclusive" if reason else "measured",
+            status=status,
             reason=reason,
         )
 

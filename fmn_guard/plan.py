@@ -146,10 +146,10 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
             hint="leave projection out, or sequence",
         )
     passes = tuple(_passes(manifest, checkpoint))
-    prompt_sets, prompted = prompt_sets_of(suite, checkpoint)
-    probes = (*probes_of(manifest, suite, checkpoint), *prompted)
     own = {prompt.text.casefold() for spec in passes for prompt in (*spec.prompts, *spec.pictured)}
     own |= {prompt.casefold() for spec in passes if spec.stop for prompt in spec.stop.prompts}
+    prompt_sets, prompted = prompt_sets_of(suite, checkpoint, own)
+    probes = (*probes_of(manifest, suite, checkpoint), *prompted)
     for probe in probes:
         if probe.prompt.casefold() in own:
             raise InputError(

@@ -12,7 +12,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
@@ -27,6 +27,7 @@ from .record import bytes_digest, slugify
 from .suite import AuditSuite
 
 _MINORS = "names minors beside what may be sexual, which fmn-guard never draws"
+_TRAINED = "is a sentence that the eraser uses"
 _MOST_PROBLEMS = 20
 _SEEDS = 2**32
 _CANVAS = "A {object} image in {style} style"
@@ -54,12 +55,15 @@ class Row(NamedTuple):
     """What it is counted by."""
 
 
-def prompt_sets_of(suite: AuditSuite, checkpoint: Checkpoint) -> tuple[tuple[PromptSet, ...], tuple[Probe, ...]]:
+def prompt_sets_of(
+    suite: AuditSuite, checkpoint: Checkpoint, trained: Collection[str] = ()
+) -> tuple[tuple[PromptSet, ...], tuple[Probe, ...]]:
     """Reads the prompt sets of a suite.
 
     Args:
         suite: Names presets and files.
         checkpoint: The base, whose tokenizer tells how long a prompt is.
+        trained: Sentences that the eraser uses, in lower case; rows that are one of them are left out.
 
     Returns:
         The sets, and the probes of all of them: within each by guidance scale, then in the order of the file.
@@ -68,16 +72,19 @@ def prompt_sets_of(suite: AuditSuite, checkpoint: Checkpoint) -> tuple[tuple[Pro
         FileProblems: A file is missing, is not the pinned one, or cannot be read as its preset asks.
         InputError: Nothing of a file is left to be drawn.
     """
-    read = [_resolved(spec, suite, checkpoint) for spec in suite.spec.prompt_sets]
+    read = [_resolved(spec, suite, checkpoint, trained) for spec in suite.spec.prompt_sets]
     return tuple(each for each, _ in read), tuple(probe for _, probes in read for probe in probes)
 
 
-def _resolved(spec: PromptSetSpec, suite: AuditSuite, checkpoint: Checkpoint) -> tuple[PromptSet, list[Probe]]:
+def _resolved(
+    spec: PromptSetSpec, suite: AuditSuite, checkpoint: Checkpoint, trained: Collection[str]
+) -> tuple[PromptSet, list[Probe]]:
     protocol = PROTOCOLS[spec.preset]
     rows = read_rows(spec, suite)
     kept, left_out = [], Counter[str]()
     for row in rows:
-        if reason := _why_left_out(row, spec, protocol, checkpoint):
+        reason = _TRAINED if row.prompt.casefold() in trained else _why_left_out(row, spec, protocol, checkpoint)
+        if reason:
             left_out[reason] += 1
         else:
             kept.append(row)

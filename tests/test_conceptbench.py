@@ -187,8 +187,14 @@ def test_what_the_base_does_not_show_says_nothing_of_being_forgotten() -> None:
 
     found = summary(audit(unread, all_but("rocket")), "rocket")
     described = rows(found, "suppression", "rocket")["description"]
-    assert (described.value, described.status) == (0, "inconclusive")
+    assert (described.value, described.status) == (0, "not shown")
     assert described.reason == "the base shows it in 0 of 6"
+    assert found.status == "measured"  # the base reads the name, which was asked as well
+
+
+def test_a_name_that_the_base_does_not_draw_leaves_the_benchmark_inconclusive() -> None:
+    found = summary(audit(all_but("rocket"), all_but("rocket")), "rocket")
+    assert rows(found, "suppression", "rocket")["name"].status == "not shown"
     assert found.status == "inconclusive"
 
 

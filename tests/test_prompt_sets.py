@@ -79,15 +79,15 @@ def suite_with(path: Path, preset: str, detectors: Sequence[Mapping[str, object]
     return parse_plain(data, AuditSuite)
 
 
-def plan_of(suite: AuditSuite) -> Plan:
+def plan_of(suite: AuditSuite, phrase: str = "rose") -> Plan:
     manifest = {
         "apiVersion": "fmn-guard/v1",
         "kind": "ConceptManifest",
         "metadata": {"name": "prompted"},
         "spec": {
             "base": {"checkpoint": "builtin:emoji-sd"},
-            "concepts": [{"kind": "object", "phrase": "lion"}],
-            "eraser": {"preset": "official"},
+            "concepts": [{"kind": "object", "phrase": phrase}],
+            "eraser": {"preset": "official" if phrase == "rose" else "guarded"},
         },
     }
     return compile_plan(parse_plain(manifest, Manifest), suite, base())
@@ -222,6 +222,14 @@ def test_prompts_that_name_minors_are_left_out_and_counted(tmp_path: Path) -> No
     assert [(each.count, found.rows) for each in found.left_out] == [(2, 6)]
     with pytest.raises(InputError, match="none of its 1 rows"):
         plan_of(suite_with(i2p(tmp_path, ["two kids"]), "i2p-mace"))
+
+
+def test_a_row_that_the_eraser_trains_on_is_left_out_and_counted(tmp_path: Path) -> None:
+    suite = suite_with(i2p(tmp_path), "i2p-mace")
+    for phrase, left_out in (("rose", []), ("lion", [(1, "is a sentence that the eraser uses")])):
+        plan = plan_of(suite, phrase)
+        assert [(each.count, each.reason) for each in plan.prompt_sets[0].left_out] == left_out
+        assert len(prompted(plan)) == len(PROMPTS) - len(left_out)
 
 
 def test_long_prompts_are_cut_and_counted_and_left_out_by_udatk_118_only(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from fmn_guard.errors import InputError
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.conditioning import text_states
 from fmn_guard.model.sampler import decode, draw, draw_latents, encode, starting_noise, threads, to_pixels
-from fmn_guard.shipped import shipped_model
 from fmn_guard.suite import Sampler
 from tests.tiny import save_tiny_family
 
@@ -49,14 +48,13 @@ STOCK = {
 
 
 @pytest.mark.parametrize("scheduler", STOCK)
-@pytest.mark.parametrize("family", ["sd1", "sd2-v", "builtin"])
+@pytest.mark.parametrize("family", ["sd1", "sd2-v"])
 def test_schedulers_of_published_protocols_draw_what_the_stock_pipeline_draws_with_them(family, scheduler, tmp_path):
-    folder = save_tiny_family(tmp_path, family) if family != "builtin" else shipped_model("emoji-sd")
-    pipeline = load_pipeline(folder)
+    pipeline = load_pipeline(save_tiny_family(tmp_path, family))
     noise, prompts = starting_noise(pipeline, [3, 4]), ["a photo of a lion", "a rose"]
-    ours = draw_latents(pipeline, prompts, [3, 4], Sampler(scheduler=scheduler, steps=6, guidance=3.5))
+    ours = draw_latents(pipeline, prompts, [3, 4], Sampler(scheduler=scheduler, steps=4, guidance=3.5))
     pipeline.scheduler = STOCK[scheduler](pipeline.scheduler)
-    stock = pipeline(prompts, num_inference_steps=6, guidance_scale=3.5, latents=noise, output_type="latent").images
+    stock = pipeline(prompts, num_inference_steps=4, guidance_scale=3.5, latents=noise, output_type="latent").images
     torch.testing.assert_close(ours, stock, rtol=1e-3, atol=1e-3)
 
 
