@@ -10,9 +10,9 @@ checkpoint is asked the same, and one that is asked again takes its pictures fro
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, assert_never, get_args
 
-from .bench import Bench, BenchConcept
+from .bench import Bench, BenchConcept, BenchKind
 from .errors import InputError
 from .evidence import Audit
 from .facts import Checkpoint
@@ -32,7 +32,8 @@ SHOWN_FROM = 0.6
 
 Task = Literal["presence", "suppression", "same-kind retention", "cross-kind retention", "correction"]
 Status = Literal["measured", "not shown", "inconclusive"]
-_CONCEPTS: dict[str, type[Identity | Object | Style]] = {"identity": Identity, "object": Object, "style": Style}
+Asked = Literal["name", "paraphrase", "description", "neighbour", "dominant", "expected"]
+_KINDS: tuple[BenchKind, ...] = ("identity", "object", "style")
 
 
 class BenchRow(Record):
@@ -45,7 +46,7 @@ class BenchRow(Record):
     """Of what is asked for; ``correction`` of an ambiguous word."""
     about: str
     """A concept, or what a figure is over."""
-    asked: Literal["name", "paraphrase", "description", "neighbour", "dominant", "expected"]
+    asked: Asked
     """By what it was asked for; of a correction, which reading is looked for."""
     better: Literal["lower", "higher"]
     """Which way is better."""
@@ -101,8 +102,8 @@ class BenchSummary(Record):
         """
         told = [row for row in self.rows if row.task != "presence"] or self.rows
         unread = ("paraphrase", "description")
-        gaps = [row for row in told if row.status == "inconclusive" or (row.status != "measured" and row.asked not in unread)]
-        return "inconclusive" if gaps else "measured"
+        gap = any(r.status == "inconclusive" or (r.status == "not shown" and r.asked not in unread) for r in told)
+        return "inconclusive" if gap else "measured"
 
 
 def bench_of(suite: AuditSuite) -> Bench:
@@ -137,7 +138,7 @@ def bench_plan(suite: AuditSuite, checkpoint: Checkpoint) -> Plan:
             base=CheckpointRef(checkpoint=checkpoint.facts.reference),
             concepts=tuple(map(_concept, bench.concepts)),
             corrections=bench.corrections,
-        )
+        ),
     )
     # where attention looks is recorded for people who look at single concepts, and is half the cost here
     probes = tuple(p.model_copy(update={"positions": ()}) for p in probes_of(asked, suite, checkpoint))
@@ -158,13 +159,16 @@ def bench_plan(suite: AuditSuite, checkpoint: Checkpoint) -> Plan:
 
 
 def _concept(each: BenchConcept) -> Concept:
-    made = _CONCEPTS[each.kind]
-    return made(
-        kind=each.kind,
-        phrase=each.phrase,
-        aliases=(*each.paraphrases, *each.descriptions),
-        keep=each.neighbours,
-    )
+    names, keep = (*each.paraphrases, *each.descriptions), each.neighbours
+    match each.kind:
+        case "identity":
+            return Identity(kind="identity", phrase=each.phrase, aliases=names, keep=keep)
+        case "object":
+            return Object(kind="object", phrase=each.phrase, aliases=names, keep=keep)
+        case "style":
+            return Style(kind="style", phrase=each.phrase, aliases=names, keep=keep)
+        case _:
+            assert_never(each.kind)
 
 
 def bench_summary(
@@ -234,12 +238,12 @@ class _Asked(NamedTuple):
     def retention(self) -> Iterator[BenchRow]:
         """What is lost of all that was not to be forgotten, kind by kind, and of declared neighbours by themselves."""
         touched = {concept.kind for concept in self.bench.concepts if slugify(concept.phrase) in self.forgotten}
-        for kind, prefix in (("identity", "concept"), ("object", "concept"), ("style", "style")):
+        for kind in _KINDS:
             concepts = [c for c in self.bench.concepts if c.kind == kind]
             kept = {slugify(c.phrase) for c in concepts} - self.forgotten
             near = {slugify(name) for c in concepts for name in c.neighbours}
             others = [p for p in self._role("target") if p.subject in kept]
-            like = [p for p in self._role("retained") if p.subject in near and p.labels[0].startswith(prefix)]
+            like = [p for p in self._role("retained") if p.subject in near and _is_style(p) == (kind == "style")]
             task: Task = "same-kind retention" if kind in touched else "cross-kind retention"
             if others:
                 yield self._drop(task, kind, f"{len(kept)} concepts", "name", others)
@@ -247,7 +251,7 @@ class _Asked(NamedTuple):
                 yield self._drop(task, kind, f"{len({p.subject for p in like})} neighbours", "neighbour", like)
 
     def corrections(self) -> Iterator[BenchRow]:
-        """How often an ambiguous word has either reading; those that nobody meant to correct should stay as they were."""
+        """How often an ambiguous word has either reading; one that nobody meant to correct should stay as it was."""
         for correction in self.bench.corrections:
             probes = [p for p in self._role("correction") if p.subject == correction.slug]
             if correction.slug in self.forgotten:
@@ -262,7 +266,7 @@ class _Asked(NamedTuple):
             expected = self._both(probes, reading=1)
             yield self._row("correction", "correction", correction.prompt, "expected", "higher", expected)
 
-    def _ways(self, concept: BenchConcept) -> Iterator[tuple[Literal["name", "paraphrase", "description"], list[Probe]]]:
+    def _ways(self, concept: BenchConcept) -> Iterator[tuple[Asked, list[Probe]]]:
         slug = slugify(concept.phrase)
         other = [p for p in self._role("alias") if p.subject == slug]
         described = {slugify(text) for text in concept.descriptions}
@@ -279,9 +283,7 @@ class _Asked(NamedTuple):
         seen = self.evidence.recognised
         return [Look(p.prompt, seen(p, "base", reading), seen(p, "patched", reading)) for p in probes]
 
-    def _drop(
-        self, task: Task, kind: PassKind, about: str, asked: Literal["name", "neighbour", "dominant"], probes: list[Probe]
-    ) -> BenchRow:
+    def _drop(self, task: Task, kind: PassKind, about: str, asked: Asked, probes: list[Probe]) -> BenchRow:
         return self._row(task, kind, about, asked, "lower", self._both(probes), paired=True, must_show=True)
 
     def _row(
@@ -289,7 +291,7 @@ class _Asked(NamedTuple):
         task: Task,
         kind: PassKind,
         about: str,
-        asked: Literal["name", "paraphrase", "description", "neighbour", "dominant", "expected"],
+        asked: Asked,
         better: Literal["lower", "higher"],
         looks: list[Look],
         *,
@@ -324,3 +326,7 @@ class _Asked(NamedTuple):
 def _name_in(probe: Probe) -> str:
     """The name that a probe asks by, as a slug."""
     return probe.id.split("/")[1]
+
+
+def _is_style(probe: Probe) -> bool:
+    return probe.labels[0].partition(":")[0] == "style"

@@ -41,7 +41,11 @@ def estimate(plan: Plan) -> Cost:
         training_steps=sum(spec.steps for spec in plan.passes) + sum(inversion.steps for inversion in inversions),
         images=images,
         between=between,
-        unet_evaluations=probing + (images - 2 * len(plan.probes)) * plan.sampler.evaluations + trained + inverted + seen,
+        unet_evaluations=probing
+        + (images - 2 * len(plan.probes)) * plan.sampler.evaluations
+        + trained
+        + inverted
+        + seen,
     )
 
 

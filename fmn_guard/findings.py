@@ -370,7 +370,7 @@ def evidence_findings(plan: Plan, required: RequiredEvidence, tool_version: str)
 
 
 def prompt_set_findings(evidence: Evidence) -> Iterator[Finding]:
-    """One finding for each published prompt set: whether all of it was drawn and scored, which is all that is judged."""
+    """One finding for each published prompt set: whether all of it is scored, which is all that is judged of it."""
     for published in evidence.plan.prompt_sets:
         probes = [p for p in evidence.plan.probes if p.role == "prompted" and p.subject == published.preset]
         scored = sum(all(evidence.why_unscored(p, side) is None for side in get_args(Side)) for p in probes)

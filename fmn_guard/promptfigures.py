@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from .evidence import Sighting, Side
+from .evidence import Side, Sighting
 from .metrics import Evidence
 from .plan import Plan
 from .probes import Probe

@@ -138,9 +138,7 @@ def _resolved(
     ]
 
 
-def _why_left_out(
-    row: Row, spec: PromptSetSpec, protocol: PublishedProtocol, checkpoint: Checkpoint
-) -> str | None:
+def _why_left_out(row: Row, spec: PromptSetSpec, protocol: PublishedProtocol, checkpoint: Checkpoint) -> str | None:
     if isinstance(spec, NudityPrompts) and any(minors_in({(): row.prompt})):
         return _MINORS
     if protocol.most_tokens is not None and checkpoint.token_count(row.prompt) - 2 > protocol.most_tokens:
@@ -165,7 +163,10 @@ def read_rows(spec: PromptSetSpec, suite: AuditSuite) -> list[Row]:
         raise _failure(path, "no-such-csv", error.strerror or "cannot be read", "check prompt_sets.csv") from error
     if (found := bytes_digest(data)) != spec.sha256:
         raise _failure(
-            path, "wrong-csv", f"its digest is {found}, the suite pins {spec.sha256}", "use the pinned file, or pin this"
+            path,
+            "wrong-csv",
+            f"its digest is {found}, the suite pins {spec.sha256}",
+            "use the pinned file, or pin this",
         )
     try:
         text = data.decode("utf-8-sig")
@@ -318,4 +319,3 @@ class _Cells:
 
 def _failure(path: Path, rule: str, message: str, hint: str) -> FileProblems:
     return FileProblems([Problem(path, 1, 1, rule, message, hint)])
-

@@ -62,7 +62,7 @@ class CelebrityPrompts(CsvFile):
     preset: Literal["gcd"]
     """``gcd``: how often a face is found, and how often it is the person's."""
     faces: Slug = "faces"
-    """The detector, whose classes are ``face`` and the people by slug: ``faces``, or a plugin that answers as it does."""
+    """The detector, whose classes are ``face`` and people by slug: ``faces``, or a plugin that answers as it does."""
 
     @property
     def detectors(self) -> tuple[Slug, ...]:

@@ -39,8 +39,8 @@ from .metrics import DetectorTally, Evidence, drop_of, gather, most_like, suppre
 from .mscore import InReport, MScore, check_chain, summarise
 from .passes import PassKind, PassSpec
 from .plan import Plan
-from .promptfigures import PromptSetSummary, prompt_figures
 from .policy import PolicySpec, ReleasePolicy
+from .promptfigures import PromptSetSummary, prompt_figures
 from .record import Digest, Record, Slug, digest
 from .review import Review, ReviewSummary, compare, reviewed
 from .sequence import passes_run

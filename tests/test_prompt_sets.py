@@ -37,7 +37,12 @@ I2P = (
     "prompt_toxicity,lexica_url,evaluation_seed,evaluation_guidance,sd_image_width,sd_image_height,sd_model,case_number"
 ).split(",")
 """Columns of the file that is passed around; on the hub, seed and guidance are called otherwise."""
-PROMPTS = ("a photo of a lion", "a picture of a rocket, 3d render", "a bikini\non a blue background", "a cat, flat icon")
+PROMPTS = (
+    "a photo of a lion",
+    "a picture of a rocket, 3d render",
+    "a bikini\non a blue background",
+    "a cat, flat icon",
+)
 GUIDANCE = (7, 7.5, 7, 12)
 
 
@@ -130,7 +135,9 @@ def test_probes_of_a_batch_are_drawn_in_one_way_and_all_are_drawn(tmp_path: Path
     assert [probe for batch in batches for probe in batch] == list(plan.probes)
     assert all(len({plan.sampler_of(probe) for probe in batch}) == 1 for batch in batches)
     assert max(len(batch) for batch in batches if batch[0].role == "prompted") == plan.sampler.batch
-    assert sum(len(b.probes) for b in batches_of(plan, between=False) if b.purpose == "pictures") == 2 * len(plan.probes)
+    assert sum(len(b.probes) for b in batches_of(plan, between=False) if b.purpose == "pictures") == 2 * len(
+        plan.probes
+    )
 
 
 def test_cost_counts_the_steps_of_each_preset(tmp_path: Path) -> None:
@@ -210,7 +217,7 @@ def test_a_file_in_which_all_is_wrong_ends_after_some_problems(tmp_path: Path) -
 
 
 def test_a_detector_that_nobody_declares_is_a_problem_of_the_suite(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown|no-such-detector|not among the detectors"):
+    with pytest.raises(ValueError, match=r"unknown|no-such-detector|not among the detectors"):
         suite_with(i2p(tmp_path), "unlearncanvas", target="Van Gogh", styles="styles", objects="objects")
 
 

@@ -33,14 +33,16 @@ from .run import check_folder, default_folder, finished_audit, lacks_instrument,
     help="A concept that it was to forget, or a correction that it was to make. May be given several times.",
 )
 @click.option("--suite", "edition", default="conceptbench-1", show_default=True, help="Name or file of the edition.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder; named after edition and checkpoint by default.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; after edition and checkpoint by default.")
 @click.option("--store", type=click.Path(path_type=Path), help="Keep pictures' results there, for further checkpoints.")
 @device_option
 @dtype_option
 @click.option("--no-images", is_flag=True, help="Do not keep the pictures.")
 @click.option("--json", "as_json", is_flag=True, help=f"Print {FILE}.")
 @click.option("--quiet", is_flag=True, help="No talk and no progress.")
+@click.pass_context
 def conceptbench(
+    ctx: click.Context,
     checkpoint: str,
     base: str | None,
     forgotten: tuple[str, ...],
@@ -111,4 +113,4 @@ def conceptbench(
         from ..render.bench import bench_table
 
         emit(bench_table(summary))
-    click.get_current_context().exit(exit_code("pass" if summary.status == "measured" else "inconclusive"))
+    ctx.exit(exit_code("pass" if summary.status == "measured" else "inconclusive"))

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 # Schedulers of checkpoints that draw no noise on the way, whatever their settings.
-_STEADY = ("DDIMScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "DEISMultistepScheduler", "UniPCMultistepScheduler")
+_STEADY = (
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+)
 _PIXELS = 4096  # of latents that the autoencoder is given at once: one picture of 512 pixels, which takes it 1 GB
 
 

@@ -219,9 +219,9 @@ def _seen(label: str) -> str:
 def _changed(evidence: Evidence) -> dict[str, dict[str, list[Probe]]]:
     """Of each retained concept the probes that lost it, and those that gained it."""
     found: dict[str, dict[str, list[Probe]]] = {}
-    for probe in evidence.plan.probes:
+    for probe in (p for p in evidence.plan.probes if p.role == "retained"):
         sides = evidence.recognised(probe, "base"), evidence.recognised(probe, "patched")
-        if probe.role == "retained" and None not in sides and sides[0] != sides[1]:
+        if None not in sides and sides[0] != sides[1]:
             found.setdefault(probe.subject, {}).setdefault("lost" if sides[0] else "gained", []).append(probe)
     return found
 
