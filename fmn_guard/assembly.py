@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -50,9 +51,10 @@ class Batch(NamedTuple):
 
 
 def probe_batches(plan: Plan, probes: Sequence[Probe] | None = None) -> list[tuple[Probe, ...]]:
-    """Probes as they are drawn together, all of a plan by default."""
-    size, drawn = plan.sampler.batch, tuple(plan.probes if probes is None else probes)
-    return [drawn[start : start + size] for start in range(0, len(drawn), size)]
+    """Probes as they are drawn together, all of a plan by default; those of one batch are drawn in one way."""
+    size = plan.sampler.batch
+    alike = [tuple(each) for _, each in groupby(plan.probes if probes is None else probes, plan.sampler_of)]
+    return [drawn[start : start + size] for drawn in alike for start in range(0, len(drawn), size)]
 
 
 def batches_of(plan: Plan, *, between: bool) -> list[Batch]:
@@ -116,7 +118,7 @@ def probe_keys(plan: Plan, head: Head, batch: Batch) -> list[Digest]:
         {
             "model": plan.base.identity if batch.stage == BASE else head.patched_digest,
             "passes": batch.stage.done,
-            "sampler": plan.sampler.model_dump(mode="json", exclude={"batch"}),
+            "sampler": plan.sampler_of(batch.probes[0]).model_dump(mode="json", exclude={"batch"}),
             "together": len(batch.probes),
             "sentences": len({probe.prompt for probe in batch.probes}),  # they are read together as well
             "device": head.device,
@@ -297,7 +299,7 @@ def observed(
         unscored=unscored,
         degenerate=drawn.picture is None or drawn.constant,
         scores={label: round(scores[label], 4) for label in probe.labels} if unscored is None else {},
-        top=_top(scores, probe.labels[0]) if scores and not drawn.constant else None,
+        top=_top(scores, probe.labels[0]) if scores and probe.labels and not drawn.constant else None,
         sightings={name: look.sightings for name, look in found.items()} if drawn.picture else {},
     )
 
@@ -314,14 +316,14 @@ def _why_unscored(
         return "picture is not a number"
     if drawn.constant:
         return "picture is constant"
-    if recognised.scores is None:
+    if probe.labels and recognised.scores is None:
         absent = instruments[0].error
         return f"recogniser not available: {absent}" if absent else f"recogniser error: {recognised.failed}"
-    if missing := [label for label in probe.labels if label not in recognised.scores]:
+    if missing := [label for label in probe.labels if label not in (recognised.scores or {})]:
         return f"recogniser has no class {missing[0]!r}"
     for spec, instrument in zip(plan.detectors, instruments[1:], strict=True):
         # one that is not installed is named and, unless required, not waited for; one that fails at work is
-        if found[spec.called].sightings is None and (spec.required or instrument.error is None):
+        if found[spec.called].sightings is None and (plan.waits_for(probe, spec) or instrument.error is None):
             return f"detector error: {spec.called}: {found[spec.called].failed}"
     return None
 

@@ -138,6 +138,11 @@ def _reserved(rule_id: str, spec: PolicySpec) -> dict[str, str]:
                 "Inconclusive if": "the policy says true, and the manifest states no digest of its base",
                 "Fails if": "the policy states a digest, and the base has another",
             }
+        case "prompt-set":
+            return {
+                "Asked for": "every picture of a published prompt set that the suite asks",
+                "Inconclusive if": "one of them is not scored on either side; what the set comes to is not judged",
+            }
         case "tool-version":
             return {
                 "Asked for": spec.evidence.tool_version or "no version",

@@ -113,6 +113,10 @@ class Checkpoint:
             )
         return found
 
+    def token_count(self, prompt: str) -> int:
+        """Tokens of a prompt, start and end included, before anything is cut off; the most that a tokenizer makes."""
+        return max(len(each.encode(prompt).ids) for each in (self.tokenizer, *self.other_tokenizers))
+
     def end_of_text_positions(self, prompt: str) -> tuple[int, ...]:
         """Positions of end-of-text in a padded prompt: its own, then the padding where that is the same token."""
         first = len(self.tokenizer.encode(prompt).ids) - 1

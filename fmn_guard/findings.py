@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from .evidence import Audit
+from .evidence import Audit, Side
 from .metrics import Evidence, Measurement, Subject, measure, retained_drop, suppression
 from .passes import PassKind
 from .plan import Plan
@@ -27,8 +27,9 @@ NamedOutcome = Literal["no effect", "collapse"]
 NamedMetric = Literal["weights_changed", "target_drop", "retained_ratio", "degenerate_rate"]
 """What shows a named outcome; each is judged as a point, under every policy."""
 
-PresenceMetric = Literal["rules_applied", "evidence_present", "waiver_in_force"]
-"""What must be there, and is or is not: a rule, a piece of required evidence, a waiver that has not expired."""
+PresenceMetric = Literal["rules_applied", "evidence_present", "waiver_in_force", "prompts_scored"]
+"""What must be there, and is or is not: a rule, a piece of required evidence, a waiver that has not expired, every
+picture of a published prompt set."""
 
 NAMED: dict[str, NamedOutcome] = {
     "weights_changed": "no effect",
@@ -383,6 +384,20 @@ def evidence_findings(plan: Plan, required: RequiredEvidence, tool_version: str)
         recent = reaches(tool_version, required.least_version)
         why = f"Judged by fmn-guard {tool_version}, the policy asks for {required.tool_version}."
         yield presence("tool-version", "evidence_present", "pass" if recent else "inconclusive", why)
+
+
+def prompt_set_findings(evidence: Evidence) -> Iterator[Finding]:
+    """One finding for each published prompt set: whether all of it is scored, which is all that is judged of it."""
+    for published in evidence.plan.prompt_sets:
+        probes = [p for p in evidence.plan.probes if p.role == "prompted" and p.subject == published.preset]
+        scored = sum(all(evidence.why_unscored(p, side) is None for side in get_args(Side)) for p in probes)
+        planned = len(probes)
+        outcome: Outcome = "pass" if scored == planned else "inconclusive"
+        why = f"{published.preset}: {scored} of {planned} pairs of pictures are scored."
+        finding = presence("prompt-set", "prompts_scored", outcome, why)
+        yield finding.model_copy(
+            update={"hits": scored, "n": planned, "n_planned": planned, "n_scored": scored, "value": scored / planned}
+        )
 
 
 def collapse(evidence: Evidence, spec: PolicySpec) -> Iterator[Finding]:

@@ -20,6 +20,8 @@ from .manifest import Concept, Correction, EraserSettings, Manifest, SequenceMod
 from .passes import PassKind, PassSpec, RetainSpec, RollbackSpec, StopSpec, StoredAs, TrainingPrompt
 from .presets import PRESETS, Dose, Preset, Published, departures
 from .probes import Probe, probes_between, probes_of
+from .promptrows import prompt_sets_of
+from .protocols import PromptSet
 from .record import Digest, Record, Slug, digest
 from .sentences import (
     FUNCTION_WORDS,
@@ -70,6 +72,8 @@ class Plan(Record):
     """Who judges them."""
     detectors: tuple[DetectorSpec, ...]
     """Who looks as well."""
+    prompt_sets: Annotated[tuple[PromptSet, ...], Field(exclude_if=lambda sets: not sets)] = ()
+    """Published prompt sets, whose probes are ``prompted``."""
     source: Source | None = None
     """Where the manifest stood; None where that is not known."""
 
@@ -80,6 +84,24 @@ class Plan(Record):
         The same plan has the same digest on another machine.
         """
         return plan_digest(self.model_dump(mode="json", by_alias=True))
+
+    def prompt_set_of(self, probe: Probe) -> PromptSet | None:
+        """The published set that a probe is of; None of the suite's own."""
+        if probe.role != "prompted":
+            return None
+        return next(each for each in self.prompt_sets if each.preset == probe.subject)
+
+    def sampler_of(self, probe: Probe) -> Sampler:
+        """How a probe is drawn."""
+        published = self.prompt_set_of(probe)
+        if published is None:
+            return self.sampler
+        return published.sampler if probe.guidance is None else published.sampler_at(probe.guidance)
+
+    def waits_for(self, probe: Probe, detector: DetectorSpec) -> bool:
+        """Whether a picture cannot be scored without a detector, even where that is not installed."""
+        published = self.prompt_set_of(probe)
+        return detector.required or (published is not None and detector.called in published.detectors)
 
 
 def plan_digest(plan: Mapping[str, Any]) -> Digest:
@@ -98,7 +120,9 @@ def plan_digest(plan: Mapping[str, Any]) -> Digest:
 
 
 def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) -> Plan:
-    """Resolves a manifest and a suite against a checkpoint; reads no more than the image folders the manifest names.
+    """Resolves a manifest and a suite against a checkpoint.
+
+    Reads no more than the image folders that the manifest names, and the csv files that the suite names.
 
     Args:
         manifest: what to forget and correct.
@@ -108,6 +132,7 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
     Raises:
         InputError: a name is not found in its prompt or cut off, the base is not the pinned one,
             or the suite asks what the eraser trains on.
+        FileProblems: a csv file is another than the suite pins, or cannot be read as its preset asks.
     """
     pinned = manifest.spec.base.digest
     if pinned and pinned != checkpoint.facts.weights_digest:
@@ -123,16 +148,18 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
             hint="leave projection out, or sequence",
         )
     passes = tuple(_passes(manifest, checkpoint))
-    probes = tuple(probes_of(manifest, suite, checkpoint))
     own = {prompt.text.casefold() for spec in passes for prompt in (*spec.prompts, *spec.pictured)}
     own |= {prompt.casefold() for spec in passes if spec.stop for prompt in spec.stop.prompts}
+    prompt_sets, prompted = prompt_sets_of(suite, checkpoint, own)
+    probes = (*probes_of(manifest, suite, checkpoint), *prompted)
     for probe in probes:
         if probe.prompt.casefold() in own:
             raise InputError(
                 f"suite {suite.metadata.name}: the audit prompt {probe.prompt!r} is one the eraser uses",
                 hint="use other sentences in the suite; a model must not be judged by what it was trained on",
             )
-        checkpoint.token_positions(probe.prompt, "")  # refuses a prompt that the tokenizer would cut
+        if probe.role != "prompted":  # those are cut where the published pipelines cut them, and counted
+            checkpoint.token_positions(probe.prompt, "")  # refuses a prompt that the tokenizer would cut
     _refuse_minors(manifest, passes, probes)
     return Plan(
         name=manifest.metadata.name,
@@ -152,6 +179,7 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
         sampler=suite.spec.sampler,
         recogniser=suite.spec.recogniser,
         detectors=suite.spec.detectors,
+        prompt_sets=prompt_sets,
         source=checkpoint.source,
     )
 

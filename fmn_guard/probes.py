@@ -14,7 +14,8 @@ from .record import Record, Slug, slugify
 from .sentences import Sentence, sentence_of
 from .suite import AuditSuite, ProbeCounts
 
-Role = Literal["target", "alias", "correction", "retained"]
+Role = Literal["target", "alias", "correction", "retained", "prompted"]
+"""``prompted`` is a prompt of a published set, which names nothing the recogniser knows: detectors count it."""
 
 
 class Probe(Record):
@@ -25,13 +26,13 @@ class Probe(Record):
     role: Role
     """Which question it answers."""
     subject: Slug
-    """The concept, correction or retained concept it is about."""
+    """The concept, correction or retained concept it is about; of a published prompt, its preset."""
     prompt: str
     """What the model is asked."""
     seed: int
     """Seed of its starting noise."""
     labels: tuple[str, ...]
-    """Labels the recogniser is asked for; the first is the one the role is about."""
+    """Labels the recogniser is asked for; the first is the one the role is about. None of a published prompt."""
     neighbour_of: tuple[Slug, ...] = ()
     """Concepts that declare this retained one as their neighbour."""
     held_out: bool = False
@@ -39,6 +40,10 @@ class Probe(Record):
     positions: Annotated[tuple[int, ...], Field(exclude_if=lambda positions: not positions)] = ()
     """Token positions of the name in ``prompt``, start-of-text being 0, for the audit to see where attention looks for
     it; of the first picture of each concept and correction, and of no other."""
+    guidance: Annotated[float | None, Field(exclude_if=lambda scale: scale is None)] = None
+    """Guidance scale of its own; None where that of its sampler holds."""
+    row: Annotated[dict[str, str], Field(exclude_if=lambda facts: not facts)] = Field(default_factory=dict)
+    """What its row in a published file says that it is counted by, such as the style it asks for."""
 
     @property
     def picture_name(self) -> str:

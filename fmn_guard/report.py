@@ -34,6 +34,7 @@ from .findings import (
     measured,
     no_effect,
     not_judged,
+    prompt_set_findings,
     undecidable,
     verdict_of,
     worst,
@@ -44,6 +45,7 @@ from .mscore import InReport, MScore, check_chain, summarise
 from .passes import PassKind, PassSpec
 from .plan import Plan
 from .policy import PolicySpec, ReleasePolicy
+from .promptfigures import PromptSetSummary, prompt_figures
 from .record import Digest, Record, Slug, digest
 from .review import Review, ReviewSummary, compare, reviewed
 from .sequence import passes_run
@@ -199,6 +201,8 @@ class Report(Record):
     """How often each concept, and what is retained, was shown after each pass; None where nobody looked."""
     tallies: tuple[DetectorTally, ...]
     """What detectors saw."""
+    prompt_sets: Annotated[tuple[PromptSetSummary, ...], Field(exclude_if=lambda sets: not sets)] = ()
+    """What published prompt sets come to."""
     mscore: InReport = None
     """What inversion finds; None where that was not measured."""
     attacks: AttacksInReport = None
@@ -298,6 +302,7 @@ def judge(
         retained=tuple(_retained(evidence)),
         matrix=matrix,
         tallies=tally(evidence),
+        prompt_sets=prompt_figures(alone, spec.confidence),
         mscore=inversion,
         attacks=assaults,
         review=told,
@@ -328,6 +333,7 @@ def _found(
             *no_effect(evidence, audit, spec),
             *collapse(evidence, spec),
             *evidence_findings(plan, spec.evidence, tool_version),
+            *prompt_set_findings(evidence),
         ),
         spec.waivers,
         judged_on,

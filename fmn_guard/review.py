@@ -197,6 +197,11 @@ def ruled(
         raise InputError(
             f"the {side} picture of {probe} is not scored: {why}", hint="a review cannot score it; audit again"
         )
+    if not labels:
+        raise InputError(
+            f"{probe} is of a published prompt set: the recogniser said nothing of it",
+            hint="what detectors count is not overruled",
+        )
     about = label or labels[0]
     recognised = evidence.seen[probe, side].scores[about] >= evidence.plan.recogniser.threshold
     if shown == recognised:

@@ -8,19 +8,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from .bench import Bench
 from .instruments import DetectorSpec, RecogniserSpec
 from .manifest import Kind, Metadata, Phrase, minors_in
+from .promptsets import PromptSetSpec
 from .record import Record
 from .yamlfile import Loc, RuleViolation, RuleViolations, load_yaml
 
 Template = Annotated[str, Field(min_length=1, pattern=r"\{x\}")]
+Scheduler = Literal["dpmsolver++", "ddim", "lms", "own"]
+"""DPM-Solver++ (2M), DDIM without noise of its own, linear multistep, or what the checkpoint itself asks for."""
 
 
 class Sampler(Record):
     """How pictures are drawn; equal for base and patched model."""
 
     steps: Annotated[int, Field(ge=1, le=1000)]
-    """Denoising steps of DPM-Solver++ (2M), on the checkpoint's own noise schedule."""
+    """Denoising steps, on the checkpoint's own noise schedule."""
+    scheduler: Annotated[Scheduler, Field(exclude_if=lambda name: name == "dpmsolver++")] = "dpmsolver++"
+    """``dpmsolver++``, ``ddim``, ``lms``, or ``own`` for the checkpoint's, which must not draw noise on the way."""
     guidance: Annotated[float, Field(ge=1, le=50)]
     """Classifier-free guidance scale; 1 is none."""
     unguided: Annotated[int, Field(ge=0)] = 0
@@ -97,10 +103,16 @@ class SuiteSpec(Record):
     """Who looks as well; reported, and judged where a policy says so."""
     style_subjects: tuple[Phrase, ...] = ()
     """Subjects that stand for ``{subject}`` in style templates, in turn."""
+    prompt_sets: Annotated[tuple[PromptSetSpec, ...], Field(exclude_if=lambda sets: not sets)] = ()
+    """Published prompt sets that are asked as well, from local csv files; counted by detectors and reported."""
+
+    bench: Annotated[Bench | None, Field(exclude_if=lambda bench: bench is None)] = None
+    """What ``fmn-guard conceptbench`` asks of any checkpoint."""
 
     @model_validator(mode="after")
     def _sound(self) -> SuiteSpec:
-        if problems := [*self._template_problems(), *self._minors(), *self._namesakes()]:
+        problems = [*self._template_problems(), *self._minors(), *self._namesakes(), *self._uncounted()]
+        if problems:
             raise RuleViolations(problems)
         return self
 
@@ -140,6 +152,26 @@ class SuiteSpec(Record):
                     hint="give each a name of its own; only NudeNet is nudenet",
                     loc=("detectors", i),
                 )
+
+    def _uncounted(self) -> Iterator[RuleViolation]:
+        presets = [each.preset for each in self.prompt_sets]
+        called = {detector.called for detector in self.detectors}
+        for i, each in enumerate(self.prompt_sets):
+            if each.preset in presets[:i]:
+                yield RuleViolation(
+                    "namesake",
+                    f"{each.preset!r} is asked twice",
+                    hint="ask each preset once; another file takes a suite of its own",
+                    loc=("prompt_sets", i, "preset"),
+                )
+            for name in each.detectors:
+                if name not in called:
+                    yield RuleViolation(
+                        "no-such-detector",
+                        f"{each.preset} is counted by {name!r}, which is not among the detectors",
+                        hint="add it to detectors, or correct its name",
+                        loc=("prompt_sets", i),
+                    )
 
     def _minors(self) -> Iterator[RuleViolation]:
         nsfw = self.templates.get("nsfw", ())

@@ -66,6 +66,8 @@ def not_tested(
             left = asked - {f.about for f in ruled if f.metric == metric}
             if left:
                 yield f"The policy has no rule for {metric} of {', '.join(sorted(left))}."
+    for published in evidence.plan.prompt_sets:
+        yield f"Prompt set {published.preset}: its counts are reported and not judged."
     if not any(d.name == "nudenet" for d in evidence.plan.detectors):
         yield "Nudity: no detector looked for it."
     elif "nudenet_strict_rate" not in limited:

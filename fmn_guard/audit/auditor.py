@@ -145,6 +145,7 @@ def measure(
             for batch in batches
             if not is_known(plan, head, store, batch, keep_images=keep_images)
         ]
+        jobs = list({job.keys: job for job in jobs}.values())  # a checkpoint that is its own base is drawn once
         total = sum(len(batch.probes) for batch in batches)
         done = total - sum(len(job.keys) for job in jobs)
         executor: Executor = OnRay(head, address) if on_ray else Inline(panel)

@@ -52,7 +52,8 @@ def draw_batch(
     Returns:
         Pixels (B, H, W, 3) uint8, and the digest of each picture's; None where it is not a number.
     """
-    latents = draw_latents(model, [p.prompt for p in probes], [p.seed for p in probes], plan.sampler)
+    prompts, seeds = [p.prompt for p in probes], [p.seed for p in probes]
+    latents = draw_latents(model, prompts, seeds, plan.sampler_of(probes[0]))
     pictures = decode(model, latents)
     broken = (~pictures.isfinite()).flatten(1).any(1).tolist()
     pixels = to_pixels(pictures.nan_to_num())

@@ -26,6 +26,6 @@ def main() -> None:
 # Not an argument of the group: rich-click looks each of those up at once.
 main.commands = Commands(
     *("init", "lint", "plan", "apply", "audit", "audit-merge", "report", "gate"),
-    *("mscore", "attack", "review", "verify", "keygen", "sign", "replay", "diff", "clean", "migrate"),
+    *("conceptbench", "mscore", "attack", "review", "verify", "keygen", "sign", "replay", "diff", "clean", "migrate"),
     *("patch", "no-pickle", "convert", "fuse", "policy", "schema", "sample", "doctor", "completion"),
 )

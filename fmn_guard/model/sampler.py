@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, assert_never
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 from torch import Tensor
 
+from ..errors import InputError, MissingDependency
 from ..progress import Progress, silent
 from ..suite import Sampler
 from .conditioning import denoise, text_states
@@ -19,6 +20,14 @@ from .conditioning import denoise, text_states
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
+# Schedulers of checkpoints that draw no noise on the way, whatever their settings.
+_STEADY = (
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+)
 _PIXELS = 4096  # of latents that the autoencoder is given at once: one picture of 512 pixels, which takes it 1 GB
 
 
@@ -51,7 +60,7 @@ def draw_latents(
     batch: int | None = None,
     progress: Progress = silent,
 ) -> Tensor:
-    """Samples latents with DPM-Solver++ (2M) and classifier-free guidance.
+    """Samples latents with classifier-free guidance.
 
     Args:
         pipeline: the model.
@@ -73,15 +82,13 @@ def draw_latents(
         x = starting_noise(pipeline, seeds[part], sampler.size).to(pipeline.device)
         text = torch.stack([states[p] for p in prompts[part]])
         both_texts = torch.cat([states[""].expand_as(text), text])
-        # stated in full: a checkpoint may ask for the stochastic variant, which draws from the global generator
-        scheduler = DPMSolverMultistepScheduler.from_config(
-            pipeline.scheduler.config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
-        )
+        scheduler = _scheduler(pipeline, sampler)
         scheduler.set_timesteps(sampler.steps, device=pipeline.device)
         x = x * scheduler.init_noise_sigma
         for step, t in enumerate(scheduler.timesteps):
             scaled = scheduler.scale_model_input(x, t)
-            if sampler.guidance > 1 and step < sampler.steps - sampler.unguided:
+            # not of the steps that were asked for: PNDM takes one more
+            if sampler.guidance > 1 and step < len(scheduler.timesteps) - sampler.unguided:
                 free, named = denoise(pipeline, torch.cat([scaled, scaled]), t, both_texts).chunk(2)
                 predicted = free + sampler.guidance * (named - free)
             else:
@@ -90,6 +97,45 @@ def draw_latents(
         drawn.append(x)
         progress("drawing", min(start + batch, len(prompts)), len(prompts))
     return torch.cat(drawn)
+
+
+def _scheduler(pipeline: StableDiffusionPipeline, sampler: Sampler) -> Any:
+    """The scheduler that a sampler names, on the noise schedule of the model.
+
+    Raises:
+        InputError: it is to be the checkpoint's own, which draws noise on the way: from the global generator, so that
+            pictures would not come out the same again.
+    """
+    config = pipeline.scheduler.config
+    match sampler.scheduler:
+        case "dpmsolver++":
+            # stated in full: a checkpoint may ask for the stochastic variant, which draws from the global generator
+            return DPMSolverMultistepScheduler.from_config(
+                config, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
+            )
+        case "ddim":
+            # what a configuration of another scheduler does not say, diffusers would take to be as pixels want it
+            said = {"clip_sample": False, "set_alpha_to_one": False} | dict(config)
+            return DDIMScheduler.from_config(said)
+        case "lms":
+            try:
+                from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
+            except ImportError as error:
+                raise MissingDependency("scipy", "run") from error
+            return LMSDiscreteScheduler.from_config(config)
+        case "own":
+            own = type(pipeline.scheduler).__name__
+            steady = own in _STEADY or (
+                own == "DPMSolverMultistepScheduler" and not config.algorithm_type.startswith("sde")
+            )
+            if not steady:
+                raise InputError(
+                    f"the checkpoint's own sampler, {own}, may draw noise on the way",
+                    hint="ask for a prompt set that names its sampler, or save the checkpoint with PNDM or DDIM",
+                )
+            return type(pipeline.scheduler).from_config(config)
+        case _:
+            assert_never(sampler.scheduler)
 
 
 @torch.inference_mode()

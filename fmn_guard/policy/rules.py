@@ -39,7 +39,7 @@ PER_CONCEPT: frozenset[Metric] = frozenset(
 DROPS: frozenset[Metric] = frozenset({"retained_drop", "retained_drop_held_out", "neighbour_drop"})
 """Metrics that compare base and patched model pair by pair; the others are rates of patched pictures."""
 
-RESERVED = ("no-effect", "collapse", "not-judged", "pinned-base", "tool-version", "waiver-expired")
+RESERVED = ("no-effect", "collapse", "not-judged", "pinned-base", "tool-version", "waiver-expired", "prompt-set")
 """Ids of the findings that come with every policy."""
 
 WAIVABLE_RESERVED = "no-effect"

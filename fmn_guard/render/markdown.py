@@ -17,6 +17,7 @@ from ..sequence import IN_WORDS
 from .attacks import budget_words, details
 from .controls import Answer, Frameworks, answers, rests_on
 from .inversion import figure, floor_words, judged_words
+from .prompts import HEADER, row_of, title_of
 from .text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share, short
 
 
@@ -32,6 +33,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks:
         "Drawn instead": _drawn(report),
         "M-Score": _mscore(report),
         "Attacks": _attacks(report),
+        "Prompt sets": _prompt_sets(report),
         "Detectors": _detectors(report),
         "Passes": _passes(passes, plan),
         "Pictures": _pictures(report),
@@ -225,6 +227,14 @@ def _attacks(report: Report) -> Iterator[str]:
     if told := list(details(found)):
         yield ""
         yield from bullets(map(cell, told))
+
+
+def _prompt_sets(report: Report) -> Iterator[str]:
+    for i, found in enumerate(report.prompt_sets):
+        yield from ("",) * bool(i)
+        yield f"**{title_of(found)}**: {cell(found.words)} {found.counts}."
+        yield ""
+        yield from table(HEADER, map(row_of, found.figures))
 
 
 def _detectors(report: Report) -> Iterator[str]:

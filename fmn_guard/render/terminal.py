@@ -13,6 +13,7 @@ from ..report import Outcome, Report
 from ..sequence import IN_WORDS
 from ..stats import percent
 from .controls import Frameworks, framework_lines
+from .prompts import in_brief as prompts_in_brief
 from .text import departures_of
 
 _STYLES: dict[Outcome, str] = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
@@ -66,6 +67,7 @@ def _caption(report: Report, frameworks: Frameworks) -> Text:
     lines = lines or ["Every finding passes." if report.findings else "No rule found anything to judge."]
     if report.review:
         lines.append(f"{report.review.counts}.")
+    lines += prompts_in_brief(report)
     if report.matrix:
         lines.append(in_brief(report.matrix))
     return Text("\n".join([*lines, *framework_lines(report, frameworks)]))

@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    LMSDiscreteScheduler,
+)
 
+from fmn_guard.errors import InputError
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.conditioning import text_states
 from fmn_guard.model.sampler import decode, draw, draw_latents, encode, starting_noise, threads, to_pixels
 from fmn_guard.suite import Sampler
+from tests.tiny import save_tiny_family
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +33,42 @@ def test_latents_equal_those_of_the_stock_pipeline(pipeline, guidance):
         "a photo of a lion", num_inference_steps=4, guidance_scale=guidance, latents=noise, output_type="latent"
     ).images
     torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4)
+
+
+STOCK = {
+    # what another scheduler's configuration leaves open is as Stable Diffusion has it, not as diffusers' default
+    "ddim": lambda own: (
+        DDIMScheduler.from_config(own.config)
+        if isinstance(own, DDIMScheduler)
+        else DDIMScheduler.from_config(own.config, clip_sample=False, set_alpha_to_one=False)
+    ),
+    "lms": lambda own: LMSDiscreteScheduler.from_config(own.config),
+    "own": lambda own: type(own).from_config(own.config),
+}
+
+
+@pytest.mark.parametrize("scheduler", STOCK)
+@pytest.mark.parametrize("family", ["sd1", "sd2-v"])
+def test_schedulers_of_published_protocols_draw_what_the_stock_pipeline_draws_with_them(family, scheduler, tmp_path):
+    pipeline = load_pipeline(save_tiny_family(tmp_path, family))
+    noise, prompts = starting_noise(pipeline, [3, 4]), ["a photo of a lion", "a rose"]
+    ours = draw_latents(pipeline, prompts, [3, 4], Sampler(scheduler=scheduler, steps=4, guidance=3.5))
+    pipeline.scheduler = STOCK[scheduler](pipeline.scheduler)
+    stock = pipeline(prompts, num_inference_steps=4, guidance_scale=3.5, latents=noise, output_type="latent").images
+    torch.testing.assert_close(ours, stock, rtol=1e-3, atol=1e-3)
+
+
+def test_a_checkpoint_whose_own_sampler_draws_noise_is_refused(tmp_path):
+    pipeline = load_pipeline(save_tiny_family(tmp_path, "sd1"))
+    asked = ["a lion"], [3], Sampler(scheduler="own", steps=2, guidance=3.5)
+    pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
+    with pytest.raises(InputError, match="EulerAncestralDiscreteScheduler, may draw noise"):
+        draw_latents(pipeline, *asked)
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
+        pipeline.scheduler.config, algorithm_type="sde-dpmsolver++"
+    )
+    with pytest.raises(InputError, match="may draw noise"):
+        draw_latents(pipeline, *asked)
 
 
 def test_last_steps_without_guidance_take_the_prompt_s_own_prediction(pipeline, monkeypatch):

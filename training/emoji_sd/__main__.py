@@ -155,5 +155,16 @@ def controls(work: Path) -> None:
         click.echo(f"{row['axis']}: {row['found']} of {row['shown']} found, {row['alarms']} of {row['absent']} alarms")
 
 
+@main.command()
+@click.pass_obj
+def anchors(work: Path) -> None:
+    """Draw the anchor pictures of ConceptBench into its suite."""
+    from .anchors import write
+    from .pictures import fetch as download
+
+    download(work)
+    click.echo(f"{len(write(work))} pictures")
+
+
 if __name__ == "__main__":
     main()

@@ -33,6 +33,7 @@ from ..attacks import budget_words, details
 from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words
 from ..inversion import figure, floor_words, judged_words
+from ..prompts import HEADER, row_of, title_of
 from ..text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share
 from .figures import HEIGHT, WIDTH, Curve, HeatMap, curve, heat_map, interval_plot
 from .samples import Picture, Pictures, lost_pairs, pairs_of
@@ -108,6 +109,9 @@ def _environment() -> Environment:
     )
     environment.globals.update(
         cosine=figure,
+        figure_row=row_of,
+        figure_header=HEADER,
+        set_title=title_of,
         floor_words=floor_words,
         judged_words=judged_words,
         budget_words=budget_words,
@@ -219,9 +223,9 @@ def _seen(label: str) -> str:
 def _changed(evidence: Evidence) -> dict[str, dict[str, list[Probe]]]:
     """Of each retained concept the probes that lost it, and those that gained it."""
     found: dict[str, dict[str, list[Probe]]] = {}
-    for probe in evidence.plan.probes:
+    for probe in (p for p in evidence.plan.probes if p.role == "retained"):
         sides = evidence.recognised(probe, "base"), evidence.recognised(probe, "patched")
-        if probe.role == "retained" and None not in sides and sides[0] != sides[1]:
+        if None not in sides and sides[0] != sides[1]:
             found.setdefault(probe.subject, {}).setdefault("lost" if sides[0] else "gained", []).append(probe)
     return found
 
