@@ -155,6 +155,9 @@ def test_row_is_right_only_with_the_right_verdict_for_the_right_reason() -> None
     assert not row(False, ("fail",), "suppressed", passes=True).right
     assert not row(True, ("pass",), None, passes=False).right
     assert not row(True, ("pass",), None, passes=True, warning="Rebound").right
+    right = row(False, ("fail",), "suppressed", passes=False)
+    assert right._replace(plant=right.plant._replace(shown=36)).right
+    assert not right._replace(plant=right.plant._replace(shown=30)).right
 
 
 def test_table_counts_false_passes_and_false_fails() -> None:

@@ -53,9 +53,11 @@ class Row(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Whether the verdict is right, and for the right reason."""
+        """Whether the verdict is right, and for the right reason, and the checkpoint is seen to be what was planted."""
         told = self.plant.warning is None or any(w.startswith(self.plant.warning) for w in self.report.warnings)
-        return told and self.report.verdict in self.plant.verdicts and self.plant.reason in (None, *self._reasons)
+        seen = self.plant.shown in (None, self.report.concepts[0].hits)
+        judged = self.report.verdict in self.plant.verdicts and self.plant.reason in (None, *self._reasons)
+        return told and seen and judged
 
     @property
     def _reasons(self) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ class Plant(NamedTuple):
         passes: What it was after each pass, for a checkpoint that was looked at between them.
         warning: How a warning begins that the report must hold.
         style: What its UNet is taught; see `benchmarks.verdicts.taught`.
+        shown: How many pictures of the first concept show it, where that is part of what it is.
     """
 
     changes: Mapping[str, Change]
@@ -62,6 +63,7 @@ class Plant(NamedTuple):
     passes: tuple[Mapping[str, str], ...] = ()
     warning: str | None = None
     style: Style | None = None
+    shown: int | None = None
 
 
 def read_as(words: Mapping[str, str]) -> Change:
@@ -161,6 +163,7 @@ PLANTS: dict[str, Plant] = {
         _FAIL,
         "target-suppressed",
         style=Style("hamburger", "castle", "flat icon"),
+        shown=30,  # of 36: one sentence of six names the style
     ),
     "correction not made": Plant(_reading(_FORGOTTEN), False, _FAIL, "correction-dominant"),
     "correction to a third thing": Plant(
