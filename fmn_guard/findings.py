@@ -163,6 +163,9 @@ def apply(rule: Rule, m: Measurement, spec: PolicySpec) -> Finding:
         m: What was counted; nothing counted is inconclusive.
         spec: The policy's confidence and its condition on the base.
     """
+    scored, unscored = m.scored, m.planned - m.scored
+    if 0 < unscored <= spec.error_budget * m.planned:
+        m = m.at_worst(rule.at_most is not None)
     score, bootstrap = m.score_interval(spec.confidence), m.bootstrap_interval(spec.confidence)
     hull = wider(score, bootstrap)
     corrected = m.with_errors(hull, spec.confidence)
@@ -188,7 +191,7 @@ def apply(rule: Rule, m: Measurement, spec: PolicySpec) -> Finding:
         gained=m.gained,
         n=len(m.counted),
         n_planned=m.planned,
-        n_scored=m.scored,
+        n_scored=scored,
         interval=interval if rule.statistic == "bound" else None,
         wilson=None if m.paired else score,
         newcombe=score if m.paired else None,
@@ -197,7 +200,7 @@ def apply(rule: Rule, m: Measurement, spec: PolicySpec) -> Finding:
         limit=rule.limit,
         direction="at_least" if rule.at_most is None else "at_most",
         outcome=outcome,
-        reason=f"{_counted(m)}: {reason}.",
+        reason=f"{_counted(m)}{_assumed(m.scored - scored)}: {reason}.",
     )
 
 
@@ -271,6 +274,10 @@ def _counted(m: Measurement) -> str:
     if m.paired:
         return f"{m.hits} of {n} pairs lost it and {m.gained} gained it"
     return f"{m.hits} of {n} pictures show it"
+
+
+def _assumed(without_score: int) -> str:
+    return f", the worst assumed of {without_score} without a score" if without_score else ""
 
 
 def _compared(rule: Rule, interval: Interval, outcome: Outcome) -> str:

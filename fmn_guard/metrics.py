@@ -173,6 +173,23 @@ class Measurement:
         base_too = self.paired or self.needs_base
         return sum(k.after is not None and (k.before is not None or not base_too) for k in self.looks)
 
+    def at_worst(self, at_most: bool) -> Measurement:
+        """Itself with what has no score counted as badly as it can be: for a drop as lost, for a rate as shown.
+
+        Args:
+            at_most: whether a low rate is good; where a high one is, what has no score counts as not shown.
+        """
+        shown = at_most and not self.paired
+        looks = (
+            replace(
+                look,
+                before=self.paired if look.before is None else look.before,
+                after=shown if look.after is None else look.after,
+            )
+            for look in self.looks
+        )
+        return replace(self, looks=tuple(looks))
+
     @property
     def hits(self) -> int:
         """Pictures that show it; for a drop, pairs that lost it."""

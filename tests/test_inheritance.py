@@ -111,6 +111,7 @@ def test_digest_is_of_the_flat_policy_and_names_no_parent(tmp_path: Path) -> Non
         ("  suite: strict\n", 5),
         ("  confidence: 0.9\n", 6),
         ("  base_shows_at_least: 0.5\n", 4),
+        ("  error_budget: 0.01\n", 4),
         ("  no_effect_below: 0.05\n", 4),
         ("  collapse_below: 0.4\n", 4),
         ("  collapse_degenerate: 0.3\n", 4),

@@ -256,6 +256,28 @@ def test_an_alias_the_base_does_not_know_proves_nothing() -> None:
     assert "nothing is proven" in finding.reason
 
 
+@pytest.mark.parametrize(
+    ("role", "rule", "worst"),
+    [("target", "suppressed", {"scores": {"concept:pistol": 0.9}}), ("retained", "kept", {"scores": {"none": 0.9}})],
+)
+def test_within_the_error_budget_a_missing_score_counts_as_badly_as_it_can(
+    role: str, rule: str, worst: dict[str, Any]
+) -> None:
+    probe = (ids(PLAN, role)[3], "patched")
+    policy = make_policy(*POLICY.spec.rules, error_budget=0.05)
+    assumed = only(judge(PLAN, make_audit(PLAN, edits={probe: {"degenerate": True}}), policy), rule)
+    seen = only(judge(PLAN, make_audit(PLAN, edits={probe: worst}), policy), rule)
+    assert (assumed.hits, assumed.n, assumed.interval, assumed.outcome) == (1, seen.n, seen.interval, seen.outcome)
+    assert assumed.n_scored == assumed.n_planned - 1
+    assert "the worst assumed of 1 without a score" in assumed.reason
+
+
+def test_beyond_the_error_budget_nothing_passes() -> None:
+    spoiled = {(probe, "patched"): {"degenerate": True} for probe in ids(PLAN, "target")[:2]}
+    report = judge(PLAN, make_audit(PLAN, edits=spoiled), make_policy(*POLICY.spec.rules, error_budget=0.05))
+    assert only(report, "suppressed").outcome == "inconclusive"
+
+
 def test_drop_counts_only_pairs_scored_on_both_sides() -> None:
     first, second = ids(PLAN, "retained")[:2]
     audit = make_audit(PLAN, edits={(first, "base"): None, (second, "patched"): None})

@@ -250,6 +250,7 @@ _SPEC: dict[str, _Tight] = {
     "attacks": lambda new, old: old is None or new == old,
     "point_estimates": _one_of("allowed", "refused"),
     "base_shows_at_least": operator.ge,
+    "error_budget": operator.le,
     "no_effect_below": operator.ge,
     "collapse_below": operator.ge,
     "collapse_degenerate": operator.le,
