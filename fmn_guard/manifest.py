@@ -265,6 +265,9 @@ class ManifestSpec(Record):
     """What to correct, one pass each, after the concepts."""
     keep: tuple[Phrase, ...] = ()
     """Names that must stay, beside each concept's own ``keep``."""
+    styles: Annotated[tuple[Phrase, ...], Field(exclude_if=lambda styles: not styles)] = ()
+    """Styles the checkpoint is known to draw, as its prompts name them. What is forgotten is forgotten in each of them
+    too: left to the styles that prompts commonly name, a thing may survive in one of the checkpoint's own."""
     eraser: EraserSettings = EraserSettings()
     """Settings of the eraser."""
 

@@ -37,6 +37,8 @@ class RetainSpec(Record):
 
     excluded_words: tuple[str, ...]
     """Words left out: all that the manifest forgets or corrects, and what it holds out for the audit."""
+    styles: Annotated[tuple[str, ...], Field(exclude_if=lambda styles: not styles)] = ()
+    """Styles that the checkpoint is known to draw, in which the vocabulary stands too."""
     kept: tuple[str, ...]
     """Sentences that name what the manifest keeps, with extra weight."""
     forgotten: tuple[tuple[str, ...], ...]

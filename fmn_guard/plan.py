@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -23,6 +24,7 @@ from .record import Digest, Record, Slug, digest
 from .sentences import (
     FUNCTION_WORDS,
     NEUTRAL_WORDS,
+    Sentence,
     content_words,
     published_sentence,
     stand_in_words,
@@ -182,11 +184,8 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
         *((name, None) for name in spec.keep),
         *((name, concept.kind) for concept in spec.concepts for name in concept.keep),
     ]
-    retained = [
-        s.text
-        for name, kind in kept
-        for s in training_sentences(name, style=kind == "style", words=words, excluded=hidden)
-    ]
+    sentences = partial(training_sentences, words=words, excluded=hidden, styles=_styles(manifest))
+    retained = [s.text for name, kind in kept for s in sentences(name, style=kind == "style")]
     forgotten: list[tuple[str, ...]] = []
     gone: set[str] = set()
     for i, concept in enumerate(spec.concepts):
@@ -198,16 +197,16 @@ def _passes(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
                 away=s.text,
             )
             for name in concept.names
-            for s in training_sentences(name, style=concept.kind == "style", words=words, excluded=hidden)
+            for s in sentences(name, style=concept.kind == "style")
         ]
         names = concept.names
         yield _pass(i, concept, concept.kind, names, prompts, neutral, retained, forgotten, manifest, checkpoint)
         forgotten.append(tuple(prompt.text for prompt in prompts))
         gone |= {name.casefold() for name in concept.names}
     for i, correction in enumerate(spec.corrections, start=len(spec.concepts)):
-        prompts = list(_correction_prompts(correction, checkpoint, words, hidden))
+        prompts = list(_correction_prompts(correction, checkpoint, sentences(correction.prompt)))
         readings = [name for name in (correction.dominant, correction.expected) if name and name.casefold() not in gone]
-        also = [s.text for name in readings for s in training_sentences(name, words=words, excluded=hidden)]
+        also = [s.text for name in readings for s in sentences(name)]
         names = (correction.prompt,)
         kept_too = [*retained, *also]
         yield _pass(i, correction, "correction", names, prompts, neutral, kept_too, forgotten, manifest, checkpoint)
@@ -282,10 +281,16 @@ def _hidden(manifest: Manifest) -> set[str]:
     return content_words([*spec.eraser.hold_out, *named])
 
 
+def _styles(manifest: Manifest) -> tuple[str, ...]:
+    """What the checkpoint is known to draw in, but for what is forgotten or hidden from the eraser."""
+    hidden = _hidden(manifest)
+    return tuple(style for style in manifest.spec.styles if content_words([style]).isdisjoint(hidden))
+
+
 def _correction_prompts(
-    correction: Correction, checkpoint: Checkpoint, words: tuple[str, ...], hidden: set[str]
+    correction: Correction, checkpoint: Checkpoint, sentences: Iterable[Sentence]
 ) -> Iterator[TrainingPrompt]:
-    for s in training_sentences(correction.prompt, words=words, excluded=hidden):
+    for s in sentences:
         anchor = s.frame.replace("{x}", correction.expected) if correction.expected else s.frame
         away = s.frame.replace("{x}", correction.dominant)
         positions = checkpoint.token_positions(s.text, correction.prompt, s.start)
@@ -314,7 +319,8 @@ def _pass(
     stand_ins = stand_in_words(
         neutral, preset.stand_ins, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
     )
-    stop = _stop(subject, kind, names, neutral, hidden, checkpoint, preset) if preset.stop_pictures else None
+    styles = _styles(manifest)
+    stop = _stop(subject, kind, names, neutral, hidden, styles, checkpoint, preset) if preset.stop_pictures else None
     dose = preset.doses.get(kind, _UNDOSED)
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
@@ -358,6 +364,7 @@ def _pass(
         loosened=preset.loosened,
         retain=RetainSpec(
             excluded_words=tuple(sorted(hidden)),
+            styles=() if published else styles,
             kept=tuple(dict.fromkeys(kept)),
             forgotten=tuple(forgotten) if eraser.sequence == "sequential" else (),
             kept_weight=preset.kept_weight,
@@ -381,15 +388,17 @@ def _stop(
     names: tuple[str, ...],
     neutral: Sequence[str],
     hidden: set[str],
+    styles: Sequence[str],
     checkpoint: Checkpoint,
     preset: Preset,
 ) -> StopSpec | None:
     """Stop pictures, of all names in turn; none for a checkpoint whose world no recogniser knows."""
     if checkpoint.facts.reference != "builtin:emoji-sd":
         return None
-    known = [stop_sentences(name, style=kind == "style", words=neutral, excluded=hidden) for name in names]
+    sentences = partial(stop_sentences, style=kind == "style", words=neutral, excluded=hidden, styles=styles)
+    known = [sentences(name) for name in names]
     each = max(preset.stop_pictures // len(known), 1)
-    pictures = [sentences[i % len(sentences)] for sentences in known for i in range(each)]
+    pictures = [own[i % len(own)] for own in known for i in range(each)]
     if isinstance(subject, Correction):
         shown, also = subject.dominant, [subject.expected] if subject.expected else []
     else:

@@ -51,6 +51,13 @@ STYLE_CONTEXT_TEMPLATES = (
     "{y} in the style of {x} on a {c} background",
     "a {x} of {y} on the {z}",
 )
+# The same in each style {k} that a checkpoint is known to draw: what is left of a thing hides in the style that no
+# sentence of a pass has named.
+STYLED_TEMPLATES = (
+    "a photo of {x} in the style of {k}",
+    "the {k} of a {x} on a {c} background",
+    "the {k} of {x}",
+)
 CONTEXTS = 3  # fillings of each
 _COMMON = {
     "{c}": ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black"),
@@ -137,7 +144,12 @@ def sentence_of(template: str, name: str) -> Sentence:
 
 
 def training_sentences(
-    name: str, *, style: bool = False, words: Sequence[str] = (), excluded: Iterable[str] = ()
+    name: str,
+    *,
+    style: bool = False,
+    words: Sequence[str] = (),
+    excluded: Iterable[str] = (),
+    styles: Iterable[str] = (),
 ) -> Iterator[Sentence]:
     """The sentences a name is forgotten in.
 
@@ -146,17 +158,19 @@ def training_sentences(
         style: whether it names a style, which needs subjects.
         words: a vocabulary to draw contexts from; the same ones for every name.
         excluded: words that no subject or context may hold, since they are hidden from the eraser or forgotten.
+        styles: styles that the checkpoint is known to draw.
     """
-    hidden = set(excluded)
+    hidden, rng = set(excluded), random.Random(0)
     if not style:
         templates = list(TRAINING_TEMPLATES)
     else:
         subjects = [s for s in STYLE_TRAINING_SUBJECTS if not content_words([s]) & hidden]
         templates = list(dict.fromkeys(t.replace("{subject}", s) for t in STYLE_TRAINING_TEMPLATES for s in subjects))
     if content := [w for w in words if w not in FUNCTION_WORDS and w not in hidden]:
-        rng = random.Random(0)
         for context in STYLE_CONTEXT_TEMPLATES if style else CONTEXT_TEMPLATES:
             templates += [_in_context(context, content, rng, hidden) for _ in range(CONTEXTS)]
+        if not style:
+            templates += [_in_context(t, content, rng, hidden, [s]) for s in styles for t in STYLED_TEMPLATES]
     yield from dict.fromkeys(sentence_of(template, name) for template in templates)
 
 
@@ -183,7 +197,7 @@ def _longest_frame(like: str, style: bool) -> str:
 
 
 def stop_sentences(
-    name: str, *, style: bool = False, words: Sequence[str], excluded: Iterable[str] = ()
+    name: str, *, style: bool = False, words: Sequence[str], excluded: Iterable[str] = (), styles: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
     """The sentences of stop pictures, each with its frame: the same with {x} in the name's place.
 
@@ -192,13 +206,14 @@ def stop_sentences(
         style: whether it names a style, which needs subjects.
         words: a vocabulary to draw contexts from.
         excluded: words that no context may hold.
+        styles: styles that the checkpoint is known to draw, for those that prompts commonly ask for.
     """
     rng = random.Random(1)
-    templates = (
-        [t.replace("{subject}", s) for t in STYLE_STOP_TEMPLATES for s in STYLE_TRAINING_SUBJECTS[-2:]]
-        if style
-        else [_in_context(t, words, rng, set(excluded)) for _ in range(2) for t in STOP_TEMPLATES]
-    )
+    if style:
+        templates = [t.replace("{subject}", s) for t in STYLE_STOP_TEMPLATES for s in STYLE_TRAINING_SUBJECTS[-2:]]
+    else:
+        asked = [t.replace("{s}", "{k}") for t in STOP_TEMPLATES] if styles else STOP_TEMPLATES
+        templates = [_in_context(t, words, rng, set(excluded), styles) for _ in range(2) for t in asked]
     frames = [_fitted(template, name) for template in dict.fromkeys(templates)]
     return [(frame.replace("{x}", name), frame) for frame in frames]
 
@@ -214,17 +229,22 @@ def content_words(names: Iterable[str]) -> set[str]:
     return {w for name in names for w in re.findall(r"[^\W\d_]+", name.lower())} - FUNCTION_WORDS
 
 
-def vocabulary_sentences(words: Sequence[str], seed: int) -> list[str]:
+def vocabulary_sentences(words: Sequence[str], seed: int, styles: Sequence[str] = ()) -> list[str]:
     """A vocabulary in sentences.
 
     Every word stands in every word template, random names of two words in random ones; the bare templates and the
     empty prompt come with them.
+
+    Args:
+        words: the vocabulary.
+        seed: of contexts and pairs.
+        styles: styles that the checkpoint is known to draw.
     """
     rng = random.Random(seed)
     content = [w for w in words if w not in FUNCTION_WORDS]
     sentences = ["", *(_bare(t) for t in TRAINING_TEMPLATES)]
     for word in content:
-        sentences += [fill(_in_context(t, content, rng), word) for t in _WORD_TEMPLATES]
+        sentences += [fill(_in_context(t, content, rng, (), styles), word) for t in _word_templates(styles)]
     for _ in range(_PAIRS * len(content)):
         pair = f"{rng.choice(content)} {rng.choice(content)}"
         sentences.append(fill(_in_context(rng.choice(_WORD_TEMPLATES), content, rng), pair))
@@ -232,7 +252,12 @@ def vocabulary_sentences(words: Sequence[str], seed: int) -> list[str]:
 
 
 def word_sentences(
-    chosen: Sequence[str], words: Sequence[str], excluded: Iterable[str] = (), *, brief: bool = False
+    chosen: Sequence[str],
+    words: Sequence[str],
+    excluded: Iterable[str] = (),
+    *,
+    styles: Sequence[str] = (),
+    brief: bool = False,
 ) -> list[list[str]]:
     """Words of a vocabulary, each in sentences of its own.
 
@@ -240,16 +265,29 @@ def word_sentences(
         chosen: the words.
         words: the vocabulary, to draw contexts from.
         excluded: words that no context may hold.
+        styles: styles that the checkpoint is known to draw.
         brief: in a few sentences, to get an idea of a word, instead of in all templates.
     """
     rng, hidden = random.Random(2), set(excluded)
     content = [w for w in words if w not in FUNCTION_WORDS and w not in hidden]
-    templates = _BRIEFLY if brief else _WORD_TEMPLATES
-    return [[fill(_in_context(t, content, rng, hidden), word) for t in templates] for word in chosen]
+    templates = _BRIEFLY if brief else _word_templates(styles)
+    return [[fill(_in_context(t, content, rng, hidden, styles), word) for t in templates] for word in chosen]
 
 
-def _in_context(template: str, words: Sequence[str], rng: random.Random, hidden: Iterable[str] = ()) -> str:
+def _word_templates(styles: Sequence[str]) -> tuple[str, ...]:
+    return (*_WORD_TEMPLATES, *STYLED_TEMPLATES) if styles else _WORD_TEMPLATES
+
+
+def _in_context(
+    template: str,
+    words: Sequence[str],
+    rng: random.Random,
+    hidden: Iterable[str] = (),
+    styles: Sequence[str] = (),
+) -> str:
     shown = {slot: [p for p in phrases if content_words([p]).isdisjoint(hidden)] for slot, phrases in _COMMON.items()}
+    if "{k}" in template:
+        template = template.replace("{k}", rng.choice(styles))
     for slot, phrases in {"{y}": words, "{z}": words, **shown}.items():
         template = template.replace(slot, rng.choice(phrases or words))
     return re.sub(rf"\b([Aa]) (?={_VOWEL})", r"\1n ", template)

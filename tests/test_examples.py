@@ -28,7 +28,16 @@ def test_example_is_sound_and_can_be_planned_against_the_standard_suite(name: st
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    assert {path.stem for path in manifests().glob("*.yaml")} == {"quickstart", *EXAMPLES}
+    assert {path.stem for path in manifests().glob("*.yaml")} == {"quickstart", "quickstart-release", *EXAMPLES}
+
+
+def test_a_release_of_the_quickstart_hides_nothing_from_the_eraser_and_is_the_same_otherwise() -> None:
+    shown, released = (
+        lint_manifest(manifests() / f"{name}.yaml")[0].spec for name in ("quickstart", "quickstart-release")
+    )
+    assert shown.eraser.hold_out and not released.eraser.hold_out
+    everything = shown.eraser.model_copy(update={"hold_out": ()})
+    assert released == shown.model_copy(update={"eraser": everything})
 
 
 def test_ten_concepts_are_of_four_kinds() -> None:

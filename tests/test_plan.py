@@ -129,6 +129,18 @@ def test_no_pass_trains_or_retains_with_a_held_out_subject(plan: Plan) -> None:
         assert not any("dog" in text.split() for text in said)
 
 
+def test_a_forgotten_or_hidden_style_is_no_context_although_the_checkpoint_draws_it(
+    suite: AuditSuite, base: Checkpoint
+) -> None:
+    style = {"kind": "style", "phrase": "ink drawing"}
+    known = {"styles": ["ink drawing", "flat icon", "blueprint"], "eraser": {"hold_out": ["blueprint"]}}
+    first, second = compile_plan(_manifest(concepts=[HAMBURGER, style], **known), suite, base).passes
+    assert first.retain.styles == second.retain.styles == ("flat icon",)
+    asked = " ".join(prompt.text for prompt in first.prompts)
+    assert "flat icon" in asked
+    assert "ink drawing" not in asked and "blueprint" not in asked
+
+
 def test_a_name_inside_a_word_of_its_sentence_is_not_mistaken(base: Checkpoint, suite: AuditSuite) -> None:
     plan = compile_plan(_manifest(concepts=[{"kind": "object", "phrase": "back"}]), suite, base)
     prompt = next(p for p in plan.passes[0].prompts if p.text == "a photo of back on a pink background")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fmn_guard.sentences import (
     STYLE_TRAINING_SUBJECTS,
+    STYLED_TEMPLATES,
     TRAINING_TEMPLATES,
     content_words,
     fill,
@@ -16,6 +17,7 @@ from fmn_guard.sentences import (
     stop_sentences,
     training_sentences,
     vocabulary_sentences,
+    word_sentences,
 )
 
 
@@ -60,6 +62,23 @@ def test_stand_ins_are_words_of_the_vocabulary_as_long_as_asked() -> None:
 def test_style_sentences_name_no_hidden_subject() -> None:
     assert any("dog" in subject for subject in STYLE_TRAINING_SUBJECTS)
     assert not any("dog" in s.text for s in training_sentences("ink drawing", style=True, excluded={"dog"}))
+
+
+def test_a_name_is_forgotten_and_looked_for_in_every_style_of_the_checkpoint() -> None:
+    styles, words = ("woodcut", "fresco"), ("lion", "tiger")
+    for style in styles:
+        asked = [s.text for s in training_sentences("rose", words=words, styles=styles) if style in s.text]
+        assert len(asked) == len(STYLED_TEMPLATES)
+        assert any(style in text for text, _ in stop_sentences("rose", words=words, styles=[style]))
+        assert any(style in text for text in vocabulary_sentences(words, 0, [style]))
+        assert any(style in text for own in word_sentences(["lion"], words, styles=[style]) for text in own)
+
+
+def test_known_styles_come_beside_the_usual_sentences_and_never_to_a_style() -> None:
+    words, styles = ("lion", "tiger"), ("woodcut", "fresco")
+    usual = [s.text for s in training_sentences("rose", words=words)]
+    assert [s.text for s in training_sentences("rose", words=words, styles=styles)][: len(usual)] == usual
+    assert not any("fresco" in s.text for s in training_sentences("ink", style=True, words=words, styles=styles))
 
 
 def test_function_words_are_not_content() -> None:

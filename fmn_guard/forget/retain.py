@@ -64,13 +64,19 @@ class RetainedLanguage:
         words: whole words of the tokenizer.
         sampler: how pictures are drawn.
         seed: of the contexts and pairs.
+        styles: `RetainSpec.styles` of the plan's passes.
     """
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, words: Sequence[str], sampler: Sampler, seed: int = 0
+        self,
+        pipeline: StableDiffusionPipeline,
+        words: Sequence[str],
+        sampler: Sampler,
+        seed: int = 0,
+        styles: Sequence[str] = (),
     ) -> None:
         self._pipeline, self._sampler, self._words = pipeline, sampler, words
-        self.sentences = vocabulary_sentences(words, seed)
+        self.sentences = vocabulary_sentences(words, seed, styles)
         self._states: dict[str, Tensor] = {}
         self._named = cache(self._moments_of)
         # moments take 0.6 GB at the size of Stable Diffusion 1.5: those of what is forgotten are kept as one sum
@@ -86,7 +92,7 @@ class RetainedLanguage:
         """
         vocabulary = tuple(self.retained(spec))
         shown = vocabulary[: spec.pictures]
-        close = tuple(chain(*word_sentences(nearest, self._words, spec.excluded_words)))
+        close = tuple(chain(*word_sentences(nearest, self._words, spec.excluded_words, styles=spec.styles)))
         total = len(vocabulary) + spec.kept_weight * len(spec.kept)
         whole = total + spec.nearest_weight * len(close)
         scale = self._sampler.guidance

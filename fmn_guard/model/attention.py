@@ -18,6 +18,8 @@ from ..errors import PassError
 
 See = Callable[[str, Tensor, Tensor], None]
 
+_SMALL_MAP = 4 << 20  # bytes of a layer's attention map that cost less to keep than to compute again
+
 
 def cross_attentions(unet: UNet2DConditionModel) -> dict[str, Attention]:
     """The UNet's cross-attention modules (``attn2``), by name, in forward order of the module tree.
@@ -88,7 +90,7 @@ class _SeenProcessor(_Processor):
 
 
 class _WatchedProcessor(_Processor):
-    """Hands on how much each token got, and keeps no map for the backward pass.
+    """Hands on how much each token got, and keeps no large map for the backward pass.
 
     Maps grow with the pixels; they are computed again when gradients ask for them, from what is kept anyway.
     """
@@ -97,7 +99,10 @@ class _WatchedProcessor(_Processor):
         self._tape = tape
 
     def _attended(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out, given = checkpoint(_attend, attn, query, key, value, use_reentrant=False, preserve_rng_state=False)
+        if query.shape[0] * query.shape[1] * key.shape[1] * query.itemsize <= _SMALL_MAP:
+            out, given = _attend(attn, query, key, value)
+        else:
+            out, given = checkpoint(_attend, attn, query, key, value, use_reentrant=False, preserve_rng_state=False)
         self._tape.masses.append((given * self._tape.wanted).sum(-1))
         attended: Tensor = out
         return attended

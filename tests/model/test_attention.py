@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fmn_guard.errors import PassError
+from fmn_guard.model import attention
 from fmn_guard.model.attention import EditedLinear, cross_attentions, edited_values, watch_attention
 from fmn_guard.model.checkpoint import load_pipeline
 
@@ -73,7 +74,9 @@ def test_mass_on_all_tokens_is_one(unet):
     torch.testing.assert_close(tape.mass(), torch.ones(3))
 
 
-def test_no_map_is_kept_for_the_backward_pass_and_gradients_are_those_of_a_kept_one(unet):
+@pytest.mark.parametrize("small", [0, attention._SMALL_MAP])
+def test_no_large_map_is_kept_for_the_backward_pass_and_gradients_are_those_of_a_kept_one(unet, monkeypatch, small):
+    monkeypatch.setattr(attention, "_SMALL_MAP", small)
     x, t, text = inputs()
     text = text[:, :29].requires_grad_()  # a length that nothing else has
     wanted = torch.zeros(3, 29)
@@ -87,7 +90,7 @@ def test_no_map_is_kept_for_the_backward_pass_and_gradients_are_those_of_a_kept_
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), watch_attention(unet, wanted) as tape:
         unet(x, t, text)
         mass = tape.mass().sum()
-    assert not [shape for shape in kept if shape[-1:] == (29,) and shape[-2] in (64, 16)]
+    assert bool([shape for shape in kept if shape[-1:] == (29,) and shape[-2] in (64, 16)]) == bool(small)
     [found] = torch.autograd.grad(mass, [text])
     [expected] = torch.autograd.grad(reference_masses(unet, x, t, text, wanted).sum(), [text])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-7)
