@@ -295,7 +295,7 @@ def test_report_tells_the_words_found_the_budget_and_what_failed() -> None:
     assert "## Attacks" in page
     assert "| pistol | prefix | 3 | 6 | 36 of 36 | 0 of 36 | 9 of 36 | 13.8 % to 41.1 % |" in page
     assert "'one two three four five', the strongest of 2 searches of 16 steps, 12 candidates each" in page
-    assert "216 pictures planned, 144 generated, 144 scored" in page
+    assert "216 pictures planned, 144 generated, 144 scored, on both models, and 20 to search by" in page
     assert "failed, loss is \\| not a number" in page
     assert "Attack guidance-7-5 on pistol: it failed" in " ".join(report.not_tested)
     for ending in ("csv", "sarif", "junit.xml", "html", "card.md"):

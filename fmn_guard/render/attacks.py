@@ -65,7 +65,8 @@ def search_words(row: AttackRow) -> str:
 def budget_words(summary: AttackSummary) -> str:
     """How many pictures stand behind all rows."""
     counts = summary.budgets
+    sought = sum(s.references + len(s.seeds) * s.trials for row in summary.rows if (s := row.search))
     return (
-        f"{counts['planned']} pictures planned, {counts['generated']} generated, {counts['scored']} scored, "
-        f"on both models"
+        f"{counts['planned']} pictures planned, {counts['generated']} generated, {counts['scored']} scored, on both "
+        f"models{f', and {sought} to search by' if sought else ''}"
     )
