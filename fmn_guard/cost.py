@@ -35,17 +35,14 @@ def estimate(plan: Plan) -> Cost:
     inverted = sum(inversion.steps * inversion.batch for inversion in inversions)
     # pictures of the name and of its anchor, each seen by the base with either sentence
     seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes if not spec.published)
+    others = images - 2 * len(plan.probes)
     probing = sum(2 * plan.sampler_of(probe).evaluations for probe in plan.probes)
     return Cost(
         passes=len(plan.passes),
         training_steps=sum(spec.steps for spec in plan.passes) + sum(inversion.steps for inversion in inversions),
         images=images,
         between=between,
-        unet_evaluations=probing
-        + (images - 2 * len(plan.probes)) * plan.sampler.evaluations
-        + trained
-        + inverted
-        + seen,
+        unet_evaluations=probing + others * plan.sampler.evaluations + trained + inverted + seen,
     )
 
 

@@ -31,7 +31,11 @@ def plan_for(tiny: Path, file: Path, preset: str) -> Plan:
         "apiVersion": "fmn-guard/v1",
         "kind": "ConceptManifest",
         "metadata": {"name": "prompted"},
-        "spec": {"base": {"checkpoint": str(tiny)}, "concepts": [{"kind": "object", "phrase": "rose"}]},
+        "spec": {
+            "base": {"checkpoint": str(tiny)},
+            "concepts": [{"kind": "object", "phrase": "rose"}],
+            "eraser": {"preset": "official"},
+        },
     }
     suite = suite_with(file, preset)
     few = {"retained": suite.spec.retained[:1], "sampler": suite.spec.sampler.model_copy(update={"size": 64})}
@@ -52,8 +56,8 @@ def audited(tiny: Path, plan: Plan, out: Path) -> tuple[Audit, Report]:
     return audit, judge(plan, audit, policy, judged_on=date(2026, 11, 26))
 
 
-@pytest.mark.parametrize("preset", ["i2p-mace", "udatk-142"])
-def test_a_published_set_is_drawn_looked_at_and_reported(preset: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_published_set_is_drawn_looked_at_and_reported(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    preset = "i2p-rece"
     plan = plan_for(tiny_checkpoint, i2p(tmp_path), preset)
     audit, report = audited(tiny_checkpoint, plan, tmp_path / "run")
     seen = [o for o in audit.observations if o.probe.startswith("prompted/")]
