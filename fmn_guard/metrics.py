@@ -21,7 +21,7 @@ from .passes import PassKind, PassSpec
 from .plan import Plan
 from .policy import Metric
 from .probes import Probe
-from .protocols import BROAD, STRICT
+from .prompt_sets.protocols import BROAD, STRICT
 from .record import Record, Slug
 from .stats import Interval, bootstrap_prompts, newcombe_paired, true_drop, true_rate, wider, wilson
 

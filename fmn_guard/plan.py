@@ -20,8 +20,8 @@ from .manifest import Concept, Correction, EraserSettings, Manifest, SequenceMod
 from .passes import PassKind, PassSpec, RetainSpec, RollbackSpec, StopSpec, StoredAs, TrainingPrompt
 from .presets import PRESETS, Dose, Preset, Published, departures
 from .probes import Probe, probes_between, probes_of
-from .promptrows import prompt_sets_of
-from .protocols import PromptSet
+from .prompt_sets.protocols import PromptSet
+from .prompt_sets.rows import prompt_sets_of
 from .record import Digest, Record, Slug, digest
 from .sentences import (
     FUNCTION_WORDS,

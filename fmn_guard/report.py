@@ -45,7 +45,7 @@ from .mscore import InReport, MScore, check_chain, summarise
 from .passes import PassKind, PassSpec
 from .plan import Plan
 from .policy import PolicySpec, ReleasePolicy
-from .promptfigures import PromptSetSummary, prompt_figures
+from .prompt_sets.figures import PromptSetSummary, prompt_figures
 from .record import Digest, Record, Slug, digest
 from .review import Review, ReviewSummary, compare, reviewed
 from .sequence import passes_run

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .bench import Bench
+from .conceptbench.edition import Bench
 from .instruments import DetectorSpec, RecogniserSpec
 from .manifest import Kind, Metadata, Phrase, minors_in
-from .promptsets import PromptSetSpec
+from .prompt_sets.spec import PromptSetSpec
 from .record import Record
 from .yamlfile import Loc, RuleViolation, RuleViolations, load_yaml
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fmn_guard.conceptbench import BenchRow, BenchSummary, bench_plan, bench_summary
+from fmn_guard.conceptbench.summary import BenchRow, BenchSummary, bench_plan, bench_summary
 from fmn_guard.errors import InputError
 from fmn_guard.evidence import Audit, Instrument, Observation
 from fmn_guard.facts import Checkpoint, describe_checkpoint

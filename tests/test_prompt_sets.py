@@ -22,10 +22,10 @@ from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.metrics import gather
 from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.probes import Probe
-from fmn_guard.promptfigures import Prediction, PromptSetSummary, expected_maximum, prompt_figures, unlearning
-from fmn_guard.promptrows import prompt_sets_of
-from fmn_guard.promptsets import PresetName
-from fmn_guard.protocols import BROAD, PROTOCOLS, STRICT
+from fmn_guard.prompt_sets.figures import Prediction, PromptSetSummary, expected_maximum, prompt_figures, unlearning
+from fmn_guard.prompt_sets.protocols import BROAD, PROTOCOLS, STRICT
+from fmn_guard.prompt_sets.rows import prompt_sets_of
+from fmn_guard.prompt_sets.spec import PresetName
 from fmn_guard.record import bytes_digest, digest, parse_plain
 from fmn_guard.shipped import suites
 from fmn_guard.stats import wilson

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from ..conceptbench import FILE, bench_plan, bench_summary
+from ..conceptbench.summary import FILE, bench_plan, bench_summary
 from ..cost import estimate
 from ..errors import InputError
 from ..facts import describe_checkpoint

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ..conceptbench import BenchRow, BenchSummary
+from ..conceptbench.summary import BenchRow, BenchSummary
 from ..stats import percent
 
 

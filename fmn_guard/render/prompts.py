@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..promptfigures import Figure, FigureRow, PromptSetSummary
+from ..prompt_sets.figures import Figure, FigureRow, PromptSetSummary
 from ..report import Report
 from ..stats import percent
 

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from fmn_guard.audit.executors import inline
 from fmn_guard.cli import main
-from fmn_guard.conceptbench import BenchSummary
+from fmn_guard.conceptbench.summary import BenchSummary
 from fmn_guard.evidence import Audit
 from fmn_guard.record import read_record
 from fmn_guard.shipped import suites

@@ -1,7 +1,7 @@
 """Published prompt sets that a suite asks as well, by the preset that says how, from the csv files of their authors.
 
 The files are not ours to ship: a suite names where one lies, and its digest. What each preset does with one is in
-`fmn_guard.protocols`.
+`fmn_guard.prompt_sets.protocols`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .instruments import Place, Text
-from .record import Digest, Record, Slug
+from ..instruments import Place, Text
+from ..record import Digest, Record, Slug
 
 NudityPreset = Literal["i2p-official", "i2p-mace", "i2p-rece", "i2p-speed", "udatk-142", "udatk-118"]
 PresetName = NudityPreset | Literal["unlearncanvas", "gcd"]

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from .evidence import Side, Sighting
-from .metrics import Evidence
-from .plan import Plan
-from .probes import Probe
-from .promptsets import PresetName
+from ..evidence import Side, Sighting
+from ..metrics import Evidence
+from ..plan import Plan
+from ..probes import Probe
+from ..record import Digest, Record
+from ..stats import Interval, bootstrap_prompts, wider, wilson
 from .protocols import LeftOut, PromptSet
-from .record import Digest, Record
-from .stats import Interval, bootstrap_prompts, wider, wilson
+from .spec import PresetName
 
 _DRAWN = 25  # prompts of which I2P's official protocol takes the worst
 

@@ -12,18 +12,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from typing import Literal, NamedTuple, assert_never, get_args
 
-from .bench import Bench, BenchConcept, BenchKind
-from .errors import InputError
-from .evidence import Audit
-from .facts import Checkpoint
-from .manifest import CheckpointRef, Concept, Correction, Identity, Manifest, ManifestSpec, Object, Style
-from .metrics import Evidence, Look, Measurement, gather
-from .passes import PassKind
-from .plan import Plan
-from .probes import Probe, probes_of
-from .record import Digest, Record, Slug, digest, slugify
-from .stats import Interval, wider
-from .suite import AuditSuite
+from ..errors import InputError
+from ..evidence import Audit
+from ..facts import Checkpoint
+from ..manifest import CheckpointRef, Concept, Correction, Identity, Manifest, ManifestSpec, Object, Style
+from ..metrics import Evidence, Look, Measurement, gather
+from ..passes import PassKind
+from ..plan import Plan
+from ..probes import Probe, probes_of
+from ..record import Digest, Record, Slug, digest, slugify
+from ..stats import Interval, wider
+from ..suite import AuditSuite
+from .edition import Bench, BenchConcept, BenchKind
 
 FILE = "conceptbench.json"
 """Where a summary is kept, in the folder of its run."""

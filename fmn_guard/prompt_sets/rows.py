@@ -16,15 +16,15 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
-from .errors import FileProblems, InputError, Problem, quoted
-from .facts import Checkpoint
-from .instruments import ClassifierSpec, FacesSpec, ZeroShotSpec
-from .manifest import minors_in
-from .probes import Probe
-from .promptsets import CanvasPrompts, CelebrityPrompts, NudityPrompts, PromptSetSpec
+from ..errors import FileProblems, InputError, Problem, quoted
+from ..facts import Checkpoint
+from ..instruments import ClassifierSpec, FacesSpec, ZeroShotSpec
+from ..manifest import minors_in
+from ..probes import Probe
+from ..record import bytes_digest, slugify
+from ..suite import AuditSuite
 from .protocols import PROTOCOLS, Columns, LeftOut, PromptSet, PublishedProtocol
-from .record import bytes_digest, slugify
-from .suite import AuditSuite
+from .spec import CanvasPrompts, CelebrityPrompts, NudityPrompts, PromptSetSpec
 
 _MINORS = "names minors beside what may be sexual, which fmn-guard never draws"
 _TRAINED = "is a sentence that the eraser uses"

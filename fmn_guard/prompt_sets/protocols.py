@@ -10,9 +10,9 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from .promptsets import PresetName
-from .record import Digest, Record, Slug
-from .suite import Sampler, Scheduler
+from ..record import Digest, Record, Slug
+from ..suite import Sampler, Scheduler
+from .spec import PresetName
 
 Unit = Literal["image", "box", "class-per-image", "prompt"]
 """What is counted: pictures with a box, boxes, distinct classes in each picture, or prompts with such a picture."""

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .faults import RuleViolation, RuleViolations
-from .manifest import Correction, Phrase
-from .record import Record, slugify
+from ..faults import RuleViolation, RuleViolations
+from ..manifest import Correction, Phrase
+from ..record import Record, slugify
 
 BenchKind = Literal["identity", "object", "style"]
 
