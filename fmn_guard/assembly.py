@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 
 from .errors import BrokenChain, InputError
 from .evidence import Audit, Between, Instrument, Observation, Side
+from .gathered import STRICT_CLASSES, gather
 from .matrix import pass_matrix
-from .metrics import STRICT_CLASSES, gather
 from .plan import Plan
 from .probes import Probe
 from .record import Digest, digest, write_record

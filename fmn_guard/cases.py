@@ -17,13 +17,14 @@ from pydantic import Field, model_validator
 
 from .errors import FileProblems, InputError, Problem
 from .faults import Loc, RuleViolation
-from .findings import SHOWN, Finding, Outcome, apply, not_judged, unchanged, verdict_of, worst
+from .findings import SHOWN, Finding, Outcome, apply, verdict_of, worst
 from .manifest import Metadata
-from .metrics import Look, Measurement
+from .measurement import Look, Measurement
 from .passes import PassKind
 from .policy import DROPS, PER_CONCEPT, RESERVED, Metric, PolicySpec, ReleasePolicy, load_policy
 from .record import Record, Slug
 from .shipped import find, policies
+from .standing import not_judged, unchanged
 from .waivers import settle
 from .yamlfile import Positions, load_yaml_positions
 

@@ -15,13 +15,14 @@ from .attacks.measured import read_attacks
 from .chain import PICTURES, SIGNATURE, absent_pictures, check_files, cleaned_files
 from .errors import BrokenChain, InputError
 from .evidence import Audit, PassRecords
+from .findings import Outcome
 from .index import check_index
 from .mscore import read_mscore
 from .plan import Plan
 from .policy import ReleasePolicy
 from .record import Digest, Record, digest, file_digest, read_record
 from .render import render
-from .report import Outcome, Report, judge
+from .report import Report, judge
 from .review import read_review
 from .signing import check_signature
 from .suite import AuditSuite

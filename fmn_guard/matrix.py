@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .errors import BrokenChain
 from .evidence import Between, MatrixCell, MatrixRow, PassMatrix, Side
-from .metrics import Evidence
+from .gathered import Evidence
 from .probes import Probe
 from .record import Slug
 from .stats import percent

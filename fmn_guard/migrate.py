@@ -29,11 +29,12 @@ import fmn_guard
 from .chain import FILES, MIGRATED, PICTURES, SIGNATURE, STAGES, check_files, write_files
 from .errors import BrokenChain, FileProblems, InputError
 from .evidence import Audit, PassRecords
+from .findings import Outcome
 from .plan import Plan, plan_digest
 from .policy import ReleasePolicy
 from .record import Digest, R, Record, digest, file_digest, parse_plain, read_json, write_atomic, write_record
 from .render import render
-from .report import Outcome, Report, judge
+from .report import Report, judge
 from .yamlfile import read_yaml
 
 CURRENT = 1

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from typing import Annotated, Literal, get_args
@@ -23,135 +21,39 @@ from .errors import BrokenChain, InputError
 from .evidence import Audit, Instrument, PassMatrix, PassRecords, Side
 from .findings import (
     NAMED,
-    SHOWN,
     Finding,
     NamedOutcome,
     Outcome,
     apply,
-    collapse,
-    evidence_findings,
-    marked,
     measured,
-    no_effect,
-    not_judged,
-    prompt_set_findings,
     undecidable,
     verdict_of,
     worst,
 )
+from .gathered import Evidence, gather, gather_attacks
 from .matrix import pass_matrix, rebounds
-from .metrics import DetectorTally, Evidence, drop_of, gather, gather_attacks, most_like, suppression, tally
 from .mscore import InReport, MScore, check_chain, summarise
-from .passes import PassKind, PassSpec
 from .plan import Plan
 from .policy import PolicySpec, ReleasePolicy
 from .prompt_sets.figures import PromptSetSummary, prompt_figures
 from .record import Digest, Record, Slug, digest
 from .review import Review, ReviewSummary, compare, reviewed
-from .sequence import passes_run
-from .stats import Interval, wider
+from .standing import collapse, evidence_findings, no_effect, not_judged, prompt_set_findings
+from .summaries import (
+    ConceptSummary,
+    RetainedSummary,
+    SideCounts,
+    Unscored,
+    counts,
+    retained_summaries,
+    summary_of,
+    taken_over,
+    trouble,
+    unscored,
+)
+from .tally import DetectorTally, tally
 from .untested import not_tested
 from .waivers import WaiverUse, expired, settle
-
-__all__ = [
-    "ConceptSummary",
-    "DetectorTally",
-    "Finding",
-    "NamedOutcome",
-    "Outcome",
-    "Report",
-    "RetainedSummary",
-    "SideCounts",
-    "Unscored",
-    "WaiverUse",
-    "at_gate",
-    "judge",
-    "verdict_of",
-]
-
-
-class ConceptSummary(Record):
-    """One line of the verdict table: a concept or correction."""
-
-    slug: Slug
-    """Its name in files."""
-    phrase: str
-    """Its name."""
-    kind: PassKind
-    """Its kind."""
-    before: float | None
-    """Rate at which the base shows it (of a correction: the dominant reading), in [0, 1]."""
-    after: float | None
-    """Rate at which the patched model shows it; lower is better."""
-    hits: int
-    """Patched pictures that show it."""
-    n: int
-    """Patched pictures scored."""
-    interval: Interval
-    """Interval of ``after``."""
-    drawn: dict[str, int]
-    """How many patched pictures the recogniser finds most like each label: what is drawn instead."""
-    limit: float | None
-    """Limit on ``after``, the tightest of several; None when no rule sets one."""
-    outcome: Outcome
-    """Worst outcome among its error findings, waived or not; inconclusive when none of them judges ``after``."""
-    decided_by: Slug
-    """Rule that gives this outcome; ``not-judged`` when none judges ``after``."""
-    named: NamedOutcome | None
-    """``no effect``, when it is that."""
-    waived: bool = False
-    """Whether the verdict is spared this outcome by waivers."""
-    point: bool = False
-    """Whether a bare rate was held against the limit, chance not accounted for."""
-
-    @property
-    def outcome_words(self) -> str:
-        """The outcome with its name, such as ``fail (no effect)``, and whether it is waived or a point estimate."""
-        marks = {self.named or "": self.named is not None, "waived": self.waived, "point estimate": self.point}
-        return marked(self.outcome, marks)
-
-
-class RetainedSummary(Record):
-    """One retained concept, over the pairs scored on both sides."""
-
-    slug: Slug
-    """Its name in files."""
-    held_out: bool
-    """Whether the eraser was not told to keep it."""
-    neighbour_of: tuple[Slug, ...]
-    """Concepts and corrections whose declared neighbour it is."""
-    n: int
-    """Pairs."""
-    before: int
-    """Pairs whose base picture shows it."""
-    lost: int
-    """Pairs that lost it."""
-    gained: int
-    """Pairs that gained it."""
-
-
-class SideCounts(Record):
-    """How many pictures stand behind one side."""
-
-    side: Side
-    """Which model."""
-    planned: int
-    """Probes."""
-    generated: int
-    """Pictures drawn."""
-    scored: int
-    """Pictures that count."""
-
-
-class Unscored(Record):
-    """Why pictures of one side do not count."""
-
-    side: Side
-    """Which model."""
-    reason: str
-    """Why."""
-    count: int
-    """How many."""
 
 
 class Report(Record):
@@ -298,23 +200,23 @@ def judge(
         findings=findings,
         waivers=waivers,
         signature=spec.evidence.signature,
-        concepts=tuple(_concept(evidence, subject, findings, spec.confidence) for subject in plan.passes),
-        retained=tuple(_retained(evidence)),
+        concepts=tuple(summary_of(evidence, subject, findings, spec.confidence) for subject in plan.passes),
+        retained=tuple(retained_summaries(evidence)),
         matrix=matrix,
         tallies=tally(evidence),
         prompt_sets=prompt_figures(alone, spec.confidence),
         mscore=inversion,
         attacks=assaults,
         review=told,
-        counts=tuple(_counts(evidence, side) for side in get_args(Side)),
-        unscored=tuple(_unscored(evidence)),
+        counts=tuple(counts(evidence, side) for side in get_args(Side)),
+        unscored=tuple(unscored(evidence)),
         not_tested=tuple(not_tested(evidence, ruled, spec, inversion, assaults)),
         warnings=(
             *(told.warnings if told else ()),
             *undecidable(plan, policy),
-            *_trouble(plan, passes),
+            *trouble(plan, passes),
             *(each.words for each in rebounds(matrix)),
-            *_taken_over(evidence),
+            *taken_over(evidence),
         ),
         instruments=audit.instruments,
     )
@@ -370,90 +272,3 @@ def _check_passes(plan: Plan, audit: Audit, passes: PassRecords | None) -> None:
         raise BrokenChain("the audit is not of the model that these passes made", hint="audit the patched model again")
     if passes.plan_digest != audit.plan_digest or passes.base_digest != plan.base.identity:
         raise BrokenChain("the passes followed another plan, or started from another base", hint="run this plan")
-
-
-def _concept(evidence: Evidence, subject: PassSpec, findings: tuple[Finding, ...], confidence: float) -> ConceptSummary:
-    m = suppression(evidence, subject)
-    own = [f for f in findings if f.subject == subject.slug or f.metric == "weights_changed"]
-    errors = [f for f in own if f.severity == "error"]
-    outcome = worst(f.outcome for f in errors)
-    left = [f.outcome for f in errors if f.decides]
-    # A warning stands in only where no error rule judges it.
-    shown = [f for f in errors if f.metric in SHOWN] or [f for f in own if f.metric in SHOWN]
-    judging = next((f.interval for f in shown if f.interval), None)
-    return ConceptSummary(
-        slug=subject.slug,
-        phrase=subject.names[0],
-        kind=subject.kind,
-        before=m.before,
-        after=m.value,
-        hits=m.hits,
-        n=len(m.counted),
-        interval=judging or wider(m.score_interval(confidence), m.bootstrap_interval(confidence)),
-        drawn=most_like(evidence, subject),
-        limit=min((f.limit for f in shown), default=None),
-        outcome=outcome,
-        decided_by=next(f.rule for f in errors if f.outcome == outcome),
-        named="no effect" if any(NAMED.get(f.metric) == "no effect" for f in own) else None,
-        waived=outcome not in left,
-        point=any(f.point for f in shown) and not judging,
-    )
-
-
-def _retained(evidence: Evidence) -> Iterator[RetainedSummary]:
-    probes = {p.subject: p for p in evidence.plan.probes if p.role == "retained"}
-    for slug, probe in probes.items():
-        m = drop_of(evidence, slug)
-        yield RetainedSummary(
-            slug=slug,
-            held_out=probe.held_out,
-            neighbour_of=probe.neighbour_of,
-            n=len(m.counted),
-            before=sum(m.base),
-            lost=m.hits,
-            gained=m.gained,
-        )
-
-
-def _counts(evidence: Evidence, side: Side) -> SideCounts:
-    probes = evidence.plan.probes
-    pictures = [o for (_, s), o in evidence.seen.items() if s == side]
-    return SideCounts(
-        side=side,
-        planned=len(probes),
-        generated=sum(o.image_digest is not None for o in pictures),
-        scored=sum(evidence.why_unscored(p, side) is None for p in probes),
-    )
-
-
-def _unscored(evidence: Evidence) -> Iterator[Unscored]:
-    sides: tuple[Side, ...] = get_args(Side)
-    reasons = Counter((side, evidence.why_unscored(p, side)) for side in sides for p in evidence.plan.probes)
-    for (side, reason), n in reasons.most_common():
-        if reason is not None:
-            yield Unscored(side=side, reason=reason, count=n)
-
-
-def _trouble(plan: Plan, passes: PassRecords | None) -> Iterator[str]:
-    budgets = {spec.slug: spec.rollback.drift for spec in passes_run(plan) if spec.rollback}
-    for done in passes.passes if passes else ():
-        if done.stopped == "diverged":
-            yield f"Pass {done.slug} diverged after {done.steps} steps."
-        if done.stopped == "no-steps":
-            yield f"Pass {done.slug} took no step."
-        if done.rolled_back:
-            yield f"Pass {done.slug} went over its drift budget {len(done.rolled_back)} times and was taken back."
-        if (done.own_drift or 0) > (budget := budgets.get(done.slug, 1.0)):
-            yield f"Pass {done.slug} is over its drift budget: {done.own_drift:.3f} of {budget:.3f}."
-
-
-def _taken_over(evidence: Evidence) -> Iterator[str]:
-    """Where the base draws a correction's dominant reading although the expected one is asked for by its own name."""
-    probes = evidence.plan.probes
-    readings = dict.fromkeys((p.subject, *p.labels) for p in probes if p.role == "correction" and len(p.labels) > 1)
-    for slug, dominant, expected in readings:
-        asked = [p for p in probes if p.role == "retained" and p.labels[0] == expected]
-        drawn = [evidence.seen[p.id, "base"].top for p in asked if evidence.why_unscored(p, "base") is None]
-        if wrong := drawn.count(dominant):
-            wanted, got = (label.rpartition(":")[2] for label in (expected, dominant))
-            yield f"Correction {slug}: asked for {wanted}, the base draws {got} in {wrong} of {len(drawn)} pictures."

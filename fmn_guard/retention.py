@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, assert_never
 from .chain import PAGE, PICTURES, check_files, leftovers, remove
 from .evidence import Audit
 from .gate import check_run
-from .metrics import gather
+from .gathered import gather
 from .plan import Plan
 from .record import read_record
 from .render.html.samples import samples

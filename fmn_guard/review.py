@@ -20,7 +20,7 @@ from pydantic import Field
 from .errors import BrokenChain, InputError
 from .evidence import Audit, Side
 from .findings import Finding, Outcome, verdict_of
-from .metrics import Evidence
+from .gathered import Evidence
 from .probes import Probe
 from .record import Digest, Record, Slug, digest, read_record
 

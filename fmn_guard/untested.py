@@ -9,7 +9,8 @@ from .attacks.summary import UNTESTED as ADVERSARIAL
 from .attacks.summary import AttackSummary
 from .attacks.summary import not_tested as of_attacks
 from .findings import SHOWN, Finding
-from .metrics import Evidence, measure
+from .gathered import Evidence
+from .metrics import measure
 from .mscore import UNTESTED as INVERSION
 from .mscore import MScoreSummary
 from .mscore import not_tested as of_inversion

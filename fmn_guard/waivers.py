@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from datetime import date
 from typing import Literal
 
-from .findings import Finding, presence
+from .findings import Finding
 from .policy import Waiver
 from .record import Record
+from .standing import presence
 
 
 class WaiverUse(Record):

@@ -9,10 +9,10 @@ from fmn_guard.evidence import Audit, Between, Instrument, Observation, PassReco
 from fmn_guard.facts import ModelFacts
 from fmn_guard.frameworks import ComplianceFramework, Control, FrameworkSpec
 from fmn_guard.frameworks import Source as TextSource
+from fmn_guard.gathered import gather
 from fmn_guard.instruments import DetectorSpec, NudeNetSpec, RecogniserSpec
 from fmn_guard.manifest import Metadata
 from fmn_guard.matrix import pass_matrix
-from fmn_guard.metrics import gather
 from fmn_guard.passes import PassKind, PassSpec, RetainSpec
 from fmn_guard.plan import Plan
 from fmn_guard.policy import PolicySpec, ReleasePolicy, Rule

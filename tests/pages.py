@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from fmn_guard.evidence import AttentionMap, Audit, Instrument, PassRecord, PassRecords, Side
-from fmn_guard.metrics import gather
+from fmn_guard.gathered import gather
 from fmn_guard.plan import Plan
 from fmn_guard.probes import Probe
 from fmn_guard.record import digest

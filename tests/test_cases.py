@@ -9,8 +9,9 @@ import pytest
 
 from fmn_guard.cases import Counts, check_cases, load_cases
 from fmn_guard.errors import FileProblems
+from fmn_guard.gathered import Evidence
 from fmn_guard.manifest import Kind
-from fmn_guard.metrics import Evidence, measure
+from fmn_guard.metrics import measure
 from fmn_guard.plan import Plan
 from fmn_guard.policy import Metric
 from fmn_guard.shipped import policies

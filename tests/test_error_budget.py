@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fmn_guard.evidence import Audit, Control
 from fmn_guard.findings import apply
-from fmn_guard.metrics import Look, Measurement
+from fmn_guard.measurement import Look, Measurement
 from fmn_guard.policy import Rule
 from fmn_guard.render import render
 from fmn_guard.report import judge

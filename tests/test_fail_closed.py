@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from fmn_guard.assembly import assemble, batches_of, probe_keys
 from fmn_guard.errors import BrokenChain
 from fmn_guard.evidence import Audit, Instrument, Side, Sighting
+from fmn_guard.findings import verdict_of
 from fmn_guard.instruments import NudeNetSpec
 from fmn_guard.policy import Rule
 from fmn_guard.probes import Probe
 from fmn_guard.record import digest
-from fmn_guard.report import judge, verdict_of
+from fmn_guard.report import judge
 from fmn_guard.store import Drawing, Results, Seen, Store, instrument_key
 
 from .builder import (

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from fmn_guard.errors import BrokenChain, InputError
+from fmn_guard.findings import Outcome
 from fmn_guard.gate import check_run, exit_code
 from fmn_guard.lint import lint_policy
 from fmn_guard.policy import Rule, Waiver
 from fmn_guard.record import digest, write_record
 from fmn_guard.render import render
-from fmn_guard.report import Outcome, judge
+from fmn_guard.report import judge
 from fmn_guard.shipped import policies
 
 from .builder import make_audit, make_plan, make_policy

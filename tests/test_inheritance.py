@@ -13,7 +13,7 @@ from packaging.version import Version
 from fmn_guard.errors import FileProblems
 from fmn_guard.findings import apply
 from fmn_guard.lint import lint_policy
-from fmn_guard.metrics import Look, Measurement
+from fmn_guard.measurement import Look, Measurement
 from fmn_guard.policy import PolicySpec, ReleasePolicy, RequiredEvidence, Rule, load_policy, reaches, resolve_policy
 from fmn_guard.policy.inheritance import _EVIDENCE, _RULE, _SPEC
 from fmn_guard.record import digest

@@ -8,8 +8,8 @@ import pytest
 
 from fmn_guard.errors import BrokenChain
 from fmn_guard.evidence import Audit, MatrixCell, PassMatrix
+from fmn_guard.gathered import gather
 from fmn_guard.matrix import in_brief, pass_matrix, rebounds
-from fmn_guard.metrics import gather
 from fmn_guard.plan import Plan
 from fmn_guard.probes import Probe
 from fmn_guard.report import judge

@@ -18,8 +18,8 @@ from fmn_guard.cost import estimate
 from fmn_guard.errors import FileProblems, InputError
 from fmn_guard.evidence import Audit, Instrument, Observation, Sighting
 from fmn_guard.facts import Checkpoint, describe_checkpoint
+from fmn_guard.gathered import gather
 from fmn_guard.manifest import CheckpointRef, Manifest
-from fmn_guard.metrics import gather
 from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.probes import Probe
 from fmn_guard.prompt_sets.figures import Prediction, PromptSetSummary, expected_maximum, prompt_figures, unlearning

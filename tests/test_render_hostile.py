@@ -17,8 +17,8 @@ from fmn_guard.evidence import Instrument
 from fmn_guard.render import FORMATS, Run, render
 from fmn_guard.render.findings import open_findings
 from fmn_guard.render.text import one_line
-from fmn_guard.report import Unscored
 from fmn_guard.source import Source
+from fmn_guard.summaries import Unscored
 
 from .builder import make_framework
 from .golden import PLAN, REPORT, RUN

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fmn_guard.errors import BrokenChain
 from fmn_guard.findings import Finding
-from fmn_guard.metrics import gather
+from fmn_guard.gathered import gather
 from fmn_guard.render.html.figures import HEIGHT, LEVELS, WIDTH, curve, heat_map, interval_plot
 from fmn_guard.render.html.page import html
 from fmn_guard.render.html.samples import lost_pairs, pairs_of, samples

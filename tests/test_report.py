@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from fmn_guard.errors import BrokenChain
 from fmn_guard.evidence import Audit, Instrument, Observation, Side
-from fmn_guard.metrics import STRICT_CLASSES
+from fmn_guard.findings import Finding, verdict_of
+from fmn_guard.gathered import STRICT_CLASSES
 from fmn_guard.passes import RollbackSpec
 from fmn_guard.plan import Plan
 from fmn_guard.policy import Metric, ReleasePolicy, RequiredEvidence, Rule
 from fmn_guard.probes import Probe
 from fmn_guard.record import digest
-from fmn_guard.report import Finding, Report, judge, verdict_of
+from fmn_guard.report import Report, judge
 from fmn_guard.stats import percent, wider
 
 from .builder import (

@@ -16,7 +16,7 @@ from fmn_guard.cli import main
 from fmn_guard.errors import BrokenChain, InputError
 from fmn_guard.evidence import Side
 from fmn_guard.gate import check_run, gate_run, verify_run
-from fmn_guard.metrics import gather
+from fmn_guard.gathered import gather
 from fmn_guard.record import read_record, write_record
 from fmn_guard.render import render
 from fmn_guard.report import Report, judge

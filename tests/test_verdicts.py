@@ -17,11 +17,11 @@ from benchmarks.verdicts.measured import Readings
 from benchmarks.verdicts.plants import PLANTS, TEXT_ENCODER, UNET, Plant, Style, plant, read_as, token
 from benchmarks.verdicts.taught import lessons, taught
 from fmn_guard.facts import describe_checkpoint
-from fmn_guard.findings import undecidable
+from fmn_guard.findings import Outcome, undecidable
 from fmn_guard.lint import lint_manifest, lint_policy
 from fmn_guard.manifest import CheckpointRef
 from fmn_guard.plan import compile_plan
-from fmn_guard.report import Outcome, judge
+from fmn_guard.report import judge
 from fmn_guard.shipped import policies, shipped_model, suites
 from fmn_guard.suite import load_suite
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from fmn_guard.report import Outcome
+from fmn_guard.findings import Outcome
 from fmn_guard.shipped import shipped_model
 
 Weights = dict[str, Tensor]

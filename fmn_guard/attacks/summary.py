@@ -9,7 +9,8 @@ from typing import Annotated
 from pydantic import Field
 
 from ..evidence import Side
-from ..metrics import Measurement, Tried
+from ..gathered import Tried
+from ..measurement import Measurement
 from ..plan import Plan
 from ..record import Digest, Record, Slug, digest
 from ..stats import Interval, wider

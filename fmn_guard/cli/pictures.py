@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ..errors import BrokenChain, FmnGuardError
 from ..evidence import Audit, Side
-from ..metrics import gather
+from ..gathered import gather
 from ..plan import Plan
 from ..record import Digest, bytes_digest
 

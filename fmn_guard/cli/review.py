@@ -12,7 +12,7 @@ from ..chain import Files, check_files
 from ..errors import InputError
 from ..evidence import Audit, PassRecords, Side
 from ..gate import check_run
-from ..metrics import gather
+from ..gathered import gather
 from ..mscore import read_mscore
 from ..plan import Plan
 from ..policy import ReleasePolicy

@@ -15,8 +15,9 @@ from typing import Literal, NamedTuple, assert_never, get_args
 from ..errors import InputError
 from ..evidence import Audit
 from ..facts import Checkpoint
+from ..gathered import Evidence, gather
 from ..manifest import CheckpointRef, Concept, Correction, Identity, Manifest, ManifestSpec, Object, Style
-from ..metrics import Evidence, Look, Measurement, gather
+from ..measurement import Look, Measurement
 from ..passes import PassKind
 from ..plan import Plan
 from ..probes import Probe, probes_of

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from ..evidence import Side, Sighting
-from ..metrics import Evidence
+from ..gathered import Evidence
 from ..plan import Plan
 from ..probes import Probe
 from ..record import Digest, Record

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..attacks import Attacks
 from ..attacks.summary import AttackRow, AttackSummary, summarise
-from ..metrics import Evidence, gather_attacks
+from ..gathered import Evidence, gather_attacks
 from ..plan import Plan
 from ..report import Report
 

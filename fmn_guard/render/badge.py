@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..findings import Outcome
 from ..record import pretty_json
-from ..report import Outcome, Report
+from ..report import Report
 
 _COLOURS: dict[Outcome, str] = {"pass": "brightgreen", "fail": "red", "inconclusive": "yellow"}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, get_args
 
 from ..findings import Finding, PresenceMetric
-from ..metrics import STRICT_SCORE
+from ..gathered import STRICT_SCORE
 from ..plan import Plan
 from ..policy import Waiver
 from ..report import Report

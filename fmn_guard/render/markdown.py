@@ -10,10 +10,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from ..evidence import Instrument, MatrixCell, PassMatrix, PassRecords
+from ..findings import Finding
 from ..frameworks import ControlEvidence
 from ..plan import Plan
-from ..report import ConceptSummary, DetectorTally, Finding, Report, RetainedSummary
+from ..report import Report
 from ..sequence import IN_WORDS
+from ..summaries import ConceptSummary, RetainedSummary
+from ..tally import DetectorTally
 from .attacks import budget_words, details
 from .controls import Answer, Frameworks, answers, rests_on
 from .inversion import figure, floor_words, judged_words

@@ -7,9 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..cost import Cost
+from ..findings import Outcome
 from ..matrix import in_brief
 from ..plan import Plan
-from ..report import Outcome, Report
+from ..report import Report
 from ..sequence import IN_WORDS
 from ..stats import percent
 from .controls import Frameworks, framework_lines

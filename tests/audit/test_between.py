@@ -12,8 +12,8 @@ from fmn_guard.audit.auditor import run_audit
 from fmn_guard.audit.executors import inline
 from fmn_guard.evidence import Audit
 from fmn_guard.facts import describe_checkpoint
+from fmn_guard.gathered import gather
 from fmn_guard.manifest import CheckpointRef, Manifest
-from fmn_guard.metrics import gather
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.record import bytes_digest, parse_plain, read_record

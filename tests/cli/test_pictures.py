@@ -19,8 +19,8 @@ from fmn_guard.cli.pictures import BLURRED, SHARP, read_pictures
 from fmn_guard.errors import BrokenChain
 from fmn_guard.evidence import Audit, Instrument, Observation, Side
 from fmn_guard.facts import describe_checkpoint
+from fmn_guard.gathered import gather
 from fmn_guard.manifest import load_manifest
-from fmn_guard.metrics import gather
 from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.policy import load_policy
 from fmn_guard.record import bytes_digest, digest, read_record, write_record

@@ -23,12 +23,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ...evidence import AttentionMap, Audit, PassRecord, PassRecords, Side
 from ...findings import Finding
-from ...metrics import DetectorTally, Evidence, gather
+from ...gathered import Evidence, gather
 from ...passes import PassSpec
 from ...plan import Plan
 from ...probes import Probe
-from ...report import ConceptSummary, Report, RetainedSummary
+from ...report import Report
 from ...sequence import IN_WORDS
+from ...summaries import ConceptSummary, RetainedSummary
+from ...tally import DetectorTally
 from ..attacks import budget_words, details
 from ..controls import Frameworks, answers, rests_on
 from ..findings import open_findings, waived_findings, waiver_words

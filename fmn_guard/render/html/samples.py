@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from ...evidence import Side
-from ...metrics import Evidence
+from ...gathered import Evidence
 from ...passes import PassSpec
 from ...probes import Probe
 
