@@ -42,8 +42,13 @@ class Probe(Record):
     it; of the first picture of each concept and correction, and of no other."""
     guidance: Annotated[float | None, Field(exclude_if=lambda scale: scale is None)] = None
     """Guidance scale of its own; None where that of its sampler holds."""
-    row: Annotated[dict[str, str], Field(exclude_if=lambda facts: not facts)] = Field(default_factory=dict)
-    """What its row in a published file says that it is counted by, such as the style it asks for."""
+    facts: Annotated[tuple[tuple[str, str], ...], Field(exclude_if=lambda facts: not facts)] = ()
+    """What its row in a published file says that it is counted by, such as the style it asks for: columns and cells."""
+
+    @property
+    def row(self) -> dict[str, str]:
+        """Its facts by column."""
+        return dict(self.facts)
 
     @property
     def picture_name(self) -> str:

@@ -131,7 +131,7 @@ def _resolved(
             seed=row.seed + i,
             labels=(),
             guidance=row.guidance,
-            row=row.facts,
+            facts=tuple(row.facts.items()),
         )
         for row in sorted(kept, key=lambda row: row.guidance or 0)  # rows of one scale are drawn together
         for i in range(protocol.images)

@@ -32,6 +32,7 @@ MEANING: Mapping[str, str] = {
     "degenerate_rate": "Share of the patched model's pictures that are constant or not a number.",
     "rules_applied": "Number of error rules that limit how often a concept is shown.",
     "evidence_present": "Whether a piece of evidence that the policy asks for is there.",
+    "prompts_scored": "Share of the pairs of pictures of a published prompt set that are scored on both sides.",
     "waiver_in_force": "Whether a waiver that covers what does not pass had expired on the day of judging.",
 }
 """Each metric of a finding in a sentence."""
