@@ -62,7 +62,7 @@ format: $(DEV) ## Put style right where that can be done by machine.
 eval-builtin: $(TRAINING) ## Measure the built-in models against the figures in their model card.
 	$(BIN)/python -m training.emoji_sd evaluate
 
-bench: $(ALL) ## Measure start-up, linting, and what looking at a picture costs beside drawing it.
+bench: $(ALL) ## Measure start-up, linting, judging, a smoke audit, and what looking costs beside drawing.
 	$(BIN)/python -m benchmarks
 
 bench-forgetting: $(ALL) ## Measure what each preset forgets and keeps; resumable, ARGS=--quick for a short form.

@@ -8,6 +8,7 @@ startup.run()
 linting.run()
 judging.run()
 
-from . import auditing  # noqa: E402  # it imports torch, beside which nothing else is measured
+from . import auditing, smoke_audit  # noqa: E402  # they import torch, beside which nothing else is measured
 
 auditing.run()
+smoke_audit.run()
