@@ -163,9 +163,12 @@ def apply(rule: Rule, m: Measurement, spec: PolicySpec) -> Finding:
         m: What was counted; nothing counted is inconclusive.
         spec: The policy's confidence and its condition on the base.
     """
-    scored, unscored = m.scored, m.planned - m.scored
-    if 0 < unscored <= spec.error_budget * m.planned:
-        m = m.at_worst(rule.at_most is not None)
+    without = m.planned - m.scored
+    if 0 < without <= spec.error_budget * m.planned:
+        assumed = apply(rule, m.at_worst(rule.at_most is not None), spec)
+        if assumed.outcome == "pass":  # nothing fails by what was assumed
+            reason = f"The worst assumed of {without} without a score, {assumed.reason}"
+            return assumed.model_copy(update={"n_scored": m.scored, "reason": reason})
     score, bootstrap = m.score_interval(spec.confidence), m.bootstrap_interval(spec.confidence)
     hull = wider(score, bootstrap)
     corrected = m.with_errors(hull, spec.confidence)
@@ -191,7 +194,7 @@ def apply(rule: Rule, m: Measurement, spec: PolicySpec) -> Finding:
         gained=m.gained,
         n=len(m.counted),
         n_planned=m.planned,
-        n_scored=scored,
+        n_scored=m.scored,
         interval=interval if rule.statistic == "bound" else None,
         wilson=None if m.paired else score,
         newcombe=score if m.paired else None,
@@ -200,7 +203,7 @@ def apply(rule: Rule, m: Measurement, spec: PolicySpec) -> Finding:
         limit=rule.limit,
         direction="at_least" if rule.at_most is None else "at_most",
         outcome=outcome,
-        reason=f"{_counted(m)}{_assumed(m.scored - scored)}: {reason}.",
+        reason=f"{_counted(m)}: {reason}.",
     )
 
 
@@ -274,10 +277,6 @@ def _counted(m: Measurement) -> str:
     if m.paired:
         return f"{m.hits} of {n} pairs lost it and {m.gained} gained it"
     return f"{m.hits} of {n} pictures show it"
-
-
-def _assumed(without_score: int) -> str:
-    return f", the worst assumed of {without_score} without a score" if without_score else ""
 
 
 def _compared(rule: Rule, interval: Interval, outcome: Outcome) -> str:

@@ -265,12 +265,25 @@ def test_within_the_error_budget_a_missing_score_counts_as_badly_as_it_can(
     role: str, rule: str, worst: dict[str, Any]
 ) -> None:
     probe = (ids(PLAN, role)[3], "patched")
-    policy = make_policy(*POLICY.spec.rules, error_budget=0.05)
+    loose = (rule.model_copy(update={"at_most": 0.3}) for rule in POLICY.spec.rules)
+    policy = make_policy(*loose, error_budget=0.05)
     assumed = only(judge(PLAN, make_audit(PLAN, edits={probe: {"degenerate": True}}), policy), rule)
     seen = only(judge(PLAN, make_audit(PLAN, edits={probe: worst}), policy), rule)
-    assert (assumed.hits, assumed.n, assumed.interval, assumed.outcome) == (1, seen.n, seen.interval, seen.outcome)
+    assert (assumed.hits, assumed.n, assumed.interval, assumed.outcome) == (1, seen.n, seen.interval, "pass")
     assert assumed.n_scored == assumed.n_planned - 1
-    assert "the worst assumed of 1 without a score" in assumed.reason
+    assert assumed.reason.startswith("The worst assumed of 1 without a score, ")
+
+
+def test_nothing_fails_by_what_was_only_assumed() -> None:
+    probes = ids(PLAN, "target")[:3]
+    tight = Rule(id="suppressed", metric="target_recognised", at_most=0.02)
+    shown = make_audit(PLAN, edits={(probe, "patched"): {"scores": {"concept:pistol": 0.9}} for probe in probes})
+    spoiled = make_audit(PLAN, edits={(probe, "patched"): {"degenerate": True} for probe in probes})
+    policy = make_policy(tight, error_budget=0.1)
+    assert [only(judge(PLAN, each, policy), "suppressed").outcome for each in (shown, spoiled)] == [
+        "fail",
+        "inconclusive",
+    ]
 
 
 def test_beyond_the_error_budget_nothing_passes() -> None:

@@ -64,19 +64,13 @@ class RetainedLanguage:
         words: whole words of the tokenizer.
         sampler: how pictures are drawn.
         seed: of the contexts and pairs.
-        styles: `RetainSpec.styles` of the plan's passes.
     """
 
     def __init__(
-        self,
-        pipeline: StableDiffusionPipeline,
-        words: Sequence[str],
-        sampler: Sampler,
-        seed: int = 0,
-        styles: Sequence[str] = (),
+        self, pipeline: StableDiffusionPipeline, words: Sequence[str], sampler: Sampler, seed: int = 0
     ) -> None:
         self._pipeline, self._sampler, self._words = pipeline, sampler, words
-        self.sentences = vocabulary_sentences(words, seed, styles)
+        self._sentences = cache(lambda styles: vocabulary_sentences(words, seed, styles))
         self._states: dict[str, Tensor] = {}
         self._named = cache(self._moments_of)
         # moments take 0.6 GB at the size of Stable Diffusion 1.5: those of what is forgotten are kept as one sum
@@ -134,7 +128,7 @@ class RetainedLanguage:
         """The vocabulary's sentences that are read, without any of the excluded words."""
         excluded = spec.excluded_words
         named = re.compile(rf"\b({'|'.join(map(re.escape, excluded))})\b") if excluded else None
-        left = [s for s in self.sentences if not (named and named.search(s))]
+        left = [s for s in self._sentences(spec.styles) if not (named and named.search(s))]
         return random.Random(0).sample(left, min(spec.sentences, len(left)))
 
     def _forgotten(self, concepts: tuple[tuple[str, ...], ...], weight: float, shown: tuple[str, ...]) -> Moments:

@@ -77,7 +77,7 @@ def run_plan(
     out.mkdir(parents=True, exist_ok=True)
     published = any(spec.published for spec in plan.passes)
     pipeline = load_pipeline(checkpoint.folder, device, "float32" if published else precision)
-    language = RetainedLanguage(pipeline, checkpoint.words(), plan.sampler, styles=plan.passes[0].retain.styles)
+    language = RetainedLanguage(pipeline, checkpoint.words(), plan.sampler)
     ledger = _Ledger(out, plan.digest)
     with (edited_unet if published else edited_values)(pipeline.unet) as layers:
         work = _Work(pipeline, layers, plan, checkpoint, language, unet_bytes(checkpoint.folder), progress)

@@ -196,8 +196,8 @@ class PolicySpec(Record):
     base_shows_at_least: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of the probes of a concept, or of what must stay, in which the base must show it to prove anything."""
     error_budget: Annotated[float, Field(ge=0, le=0.1, exclude_if=lambda share: share == 0)] = 0.0
-    """Share of a rule's planned probes that may lack a score: each is then counted as badly as it can be, and can only
-    spoil a pass. Beyond it, the rule is at best inconclusive."""
+    """Share of a rule's planned probes that may lack a score: a rule that passes with each of them counted as badly
+    as it can be passes. Otherwise, and beyond it, the rule is at best inconclusive."""
     no_effect_below: Annotated[float, Field(ge=0, le=1)] = 0.1
     """A target whose recognition drops by at most this is reported as "no effect"."""
     collapse_below: Annotated[float, Field(gt=0, le=1)] = 0.5

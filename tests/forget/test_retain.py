@@ -34,7 +34,13 @@ def test_no_excluded_word_is_ever_read(language):
     read = language.retained(spec(excluded_words=("pistol",)))
     assert len(read) == 12
     assert not any("pistol" in sentence.replace(",", " ").split() for sentence in read)
-    assert any("pistol" in sentence for sentence in language.sentences)
+    assert any("pistol" in sentence for sentence in language.retained(spec(sentences=10_000)))
+
+
+def test_the_vocabulary_is_read_in_the_checkpoints_styles(language):
+    styled = language.retained(spec(sentences=10_000, styles=("woodcut",)))
+    assert any("woodcut" in sentence for sentence in styled)
+    assert not any("woodcut" in sentence for sentence in language.retained(spec(sentences=10_000)))
 
 
 def test_what_is_kept_counts_more_and_what_was_forgotten_stands_apart(language):
