@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from .errors import BrokenChain, InputError
-from .evidence import Audit, Between, Instrument, Observation, Side
+from .evidence import Audit, Between, Distances, Instrument, Observation, Side
 from .gathered import STRICT_CLASSES, gather
 from .matrix import pass_matrix
 from .plan import Plan
@@ -22,6 +22,9 @@ from .record import Digest, digest, write_record
 from .store import Drawing, Head, Seen, Store, instrument_key
 
 _PARTIAL = "audit*.partial.sqlite"
+
+Measure = Callable[[Plan, Audit, Store], Distances]
+"""How distances come of vectors: arithmetic of the torch half, see `fmn_guard.audit.distances`."""
 
 
 class Stage(NamedTuple):
@@ -155,13 +158,14 @@ def explicit(looks: Iterable[Seen]) -> bool:
     return any(box.label in STRICT_CLASSES for look in looks for box in look.sightings or ())
 
 
-def assemble(plan: Plan, head: Head, store: Store) -> Audit:
+def assemble(plan: Plan, head: Head, store: Store, distances: Measure) -> Audit:
     """Puts an audit together.
 
     Args:
         plan: The plan.
         head: What the audit is of.
         store: What was drawn and seen.
+        distances: Measures them, if the plan asks for it.
 
     Raises:
         InputError: Something was not drawn, or not looked at.
@@ -201,12 +205,14 @@ def assemble(plan: Plan, head: Head, store: Store) -> Audit:
             for done, _ in enumerate(plan.between if head.between else (), start=1)
         ),
     )
+    if plan.distances:
+        audit = audit.model_copy(update={"distances": distances(plan, audit, store)})
     if not audit.between:
         return audit
     return audit.model_copy(update={"matrix": pass_matrix(gather(plan, audit), audit.between)})
 
 
-def finish(plan: Plan, head: Head, store: Store, out: Path, *, keep_images: bool) -> Audit:
+def finish(plan: Plan, head: Head, store: Store, out: Path, *, keep_images: bool, distances: Measure) -> Audit:
     """Writes ``audit.json``, and before it ``images/<stage>/<probe>.png`` where wanted.
 
     Args:
@@ -215,11 +221,12 @@ def finish(plan: Plan, head: Head, store: Store, out: Path, *, keep_images: bool
         store: What was drawn and seen.
         out: Run folder.
         keep_images: Whether to write the pictures that the store has.
+        distances: Measures them, if the plan asks for it.
 
     Raises:
         InputError: Something was not drawn, or not looked at.
     """
-    audit = assemble(plan, head, store)
+    audit = assemble(plan, head, store, distances)
     named = {probe.id: probe.picture_name for probe in plan.probes}
     for stage, seen in _staged(audit) if keep_images else ():
         png = store.picture(seen.image_digest) if seen.image_digest else None
@@ -270,7 +277,7 @@ def observed(
 
     Args:
         plan: The plan.
-        instruments: Of the plan: the recogniser first, then the detectors.
+        instruments: Of the plan: the recogniser first, then the detectors; those that measure distances score nothing.
         probe: What was drawn.
         side: On which side.
         drawn: What came of it.
@@ -279,6 +286,7 @@ def observed(
     Returns:
         It; None where an instrument that is there has not looked.
     """
+    instruments = instruments[: 1 + len(plan.detectors)]
     looks = []
     for each in instruments:
         if drawn.picture is None:

@@ -21,7 +21,7 @@ from .findings import SHOWN, Finding, Outcome, apply, verdict_of, worst
 from .manifest import Metadata
 from .measurement import Look, Measurement
 from .passes import PassKind
-from .policy import DROPS, PER_CONCEPT, RESERVED, Metric, PolicySpec, ReleasePolicy, load_policy
+from .policy import DISTANCES, DROPS, PER_CONCEPT, RESERVED, Metric, PolicySpec, ReleasePolicy, load_policy
 from .record import Record, Slug
 from .shipped import find, policies
 from .standing import not_judged, unchanged
@@ -99,6 +99,13 @@ class Counts(Record):
 
     @model_validator(mode="after")
     def _possible(self) -> Counts:
+        if self.metric in DISTANCES:
+            raise RuleViolation(
+                "no-counts",
+                f"{self.metric} is a distance, of which nothing is counted",
+                hint="cases are of metrics that count pictures",
+                loc=("metric",),
+            )
         shown = self.n if self.before is None else self.before
         if self.metric in DROPS:
             fits = shown <= self.n and self.hits <= shown and self.gained <= self.n - shown

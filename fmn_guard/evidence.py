@@ -148,6 +148,45 @@ class AttentionMap(Record):
         return [[self.peak * level / 255 for level in bytes.fromhex(row)] for row in self.rows]
 
 
+class PairDistance(Record):
+    """What a CLIP makes of the two pictures of one retained probe; None where it made nothing of them."""
+
+    probe: str
+    """Id of the probe."""
+    base: float | None
+    """100 times the cosine of prompt and base's picture: the base's CLIP score."""
+    patched: float | None
+    """The same of the patched model's picture."""
+    moved: float | None
+    """Cosine distance of the two pictures, in [0, 2]."""
+    seeds: float | None
+    """Mean cosine distance of the base's picture to its others of the same prompt; None where there is no other."""
+
+
+class SetDistance(Record):
+    """A distance between all pictures of the two models, taken as two sets."""
+
+    value: float
+    """It, in its own units."""
+    error: float | None
+    """Its standard error, by the jackknife over prompts; None where that is not told."""
+    n: int = Field(ge=2)
+    """Pairs whose pictures make up the sets."""
+
+
+class Distances(Record):
+    """How far the patched model's pictures of what is retained are from the base's."""
+
+    pairs: tuple[PairDistance, ...]
+    """Of every retained probe, in the plan's order."""
+    cmmd: SetDistance | None
+    """CMMD; None where fewer than two pairs have vectors."""
+    kid: Annotated[SetDistance | None, Field(exclude_if=lambda distance: distance is None)] = None
+    """Kernel inception distance, over the suite's feature network; None where it names none."""
+    fid: Annotated[SetDistance | None, Field(exclude_if=lambda distance: distance is None)] = None
+    """Frechet inception distance, over the same."""
+
+
 class Control(Record):
     """How often an instrument was wrong about pictures of which the truth is known."""
 
@@ -208,7 +247,7 @@ class Audit(Record):
     patched_digest: Digest
     """Identity of the audited model: of its folder, or of base and patch together; the base's if nothing changed."""
     instruments: tuple[Instrument, ...]
-    """The recogniser first, then the detectors."""
+    """The recogniser first, then the detectors, then who measured distances."""
     observations: tuple[Observation, ...]
     """Both sides of every probe, in the plan's order."""
     attention: Annotated[tuple[AttentionMap, ...], Field(exclude_if=lambda maps: not maps)] = ()
@@ -217,3 +256,5 @@ class Audit(Record):
     """What was seen after each pass but the last; nothing of a checkpoint that fmn-guard did not make."""
     matrix: Annotated[PassMatrix | None, Field(exclude_if=lambda matrix: matrix is None)] = None
     """What these observations and the last model's come to."""
+    distances: Annotated[Distances | None, Field(exclude_if=lambda found: found is None)] = None
+    """How far what is retained moved; None where the suite does not ask."""

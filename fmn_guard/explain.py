@@ -7,7 +7,7 @@ import inspect
 from . import metrics
 from .errors import InputError
 from .findings import BASE_MUST_SHOW, pictures_needed
-from .policy import DROPS, PER_CONCEPT, RESERVED, PolicySpec, Resolved, Rule
+from .policy import DISTANCES, DROPS, PER_CONCEPT, RESERVED, PolicySpec, Resolved, Rule, in_words
 from .stats import newcombe_paired, percent, wilson
 
 
@@ -69,16 +69,18 @@ def _end(spec: PolicySpec, which: str) -> str:
 def _passes(rule: Rule, spec: PolicySpec) -> str:
     least_or_most = "at most" if rule.at_least is None else "at least"
     if rule.statistic == "point":
-        return f"the bare value is {least_or_most} {percent(rule.limit)}, chance not accounted for"
-    return f"{_end(spec, 'upper' if rule.at_least is None else 'lower')} is {least_or_most} {percent(rule.limit)}"
+        return f"the bare value is {least_or_most} {in_words(rule.metric, rule.limit)}, chance not accounted for"
+    bound = _end(spec, "upper" if rule.at_least is None else "lower")
+    return f"{bound} is {least_or_most} {in_words(rule.metric, rule.limit)}"
 
 
 def _fails(rule: Rule, spec: PolicySpec) -> str:
     beyond = "above" if rule.at_least is None else "below"
     if rule.statistic == "point":
-        said = f"the bare value is {beyond} {percent(rule.limit)}"
+        said = f"the bare value is {beyond} {in_words(rule.metric, rule.limit)}"
     else:
-        said = f"even {_end(spec, 'lower' if rule.at_least is None else 'upper')} is {beyond} {percent(rule.limit)}"
+        bound = _end(spec, "lower" if rule.at_least is None else "upper")
+        said = f"even {bound} is {beyond} {in_words(rule.metric, rule.limit)}"
     return f"{said}, or it is inconclusive" if rule.on_inconclusive == "fail" else said
 
 
@@ -96,6 +98,8 @@ def _open(rule: Rule, spec: PolicySpec) -> str:
 
 
 def _pictures(rule: Rule, spec: PolicySpec) -> str:
+    if rule.metric in DISTANCES:
+        return f"at least {max(2, rule.min_samples)}; how many more depends on how much the pairs differ"
     n = pictures_needed(rule, spec)
     if n is None:
         return "no number of pictures proves this limit"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from .attacks.measured import Attacks
 from .attacks.protocol import Attack
 from .errors import BrokenChain
-from .evidence import Audit, Control, Observation, Side
+from .evidence import Audit, Control, Distances, Observation, Side
 from .measurement import Look
 from .mscore import MScore
 from .plan import Plan
@@ -36,6 +36,8 @@ class Evidence:
     """How often the recogniser is wrong at the plan's threshold, by axis of its labels, where that is known."""
     rulings: Mapping[tuple[str, Side, str], bool] = field(default_factory=dict)
     """What people say is shown, by probe, side and label, in place of the recogniser."""
+    distances: Distances | None = None
+    """How far what is retained moved, where the plan asks."""
     mscore: MScore | None = None
     """What inversion found, where it was tried."""
     attacks: tuple[Tried, ...] = ()
@@ -123,7 +125,12 @@ def gather(plan: Plan, audit: Audit) -> Evidence:
     absent = frozenset(i.name for i in audit.instruments if i.error is not None)
     judges = (i for i in audit.instruments if i.name == plan.recogniser.name)
     known = {c.axis: c for i in judges for c in i.controls if c.threshold == plan.recogniser.threshold}
-    return Evidence(plan, seen, absent, known)
+    if audit.distances is not None:
+        told = [pair.probe for pair in audit.distances.pairs]
+        retained = {probe.id for probe in plan.probes if probe.role == "retained"}
+        if plan.distances is None or len(set(told)) < len(told) or not set(told) <= retained:
+            raise BrokenChain("distances that the plan does not ask for, or one told twice", hint="audit again")
+    return Evidence(plan, seen, absent, known, distances=audit.distances)
 
 
 def gather_attacks(evidence: Evidence, attacks: Attacks) -> tuple[Tried, ...]:

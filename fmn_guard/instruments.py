@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from .faults import RuleViolation
 from .record import Digest, Record, Slug
 
 Thresholds = tuple[Annotated[float, Field(ge=0, le=1)], ...]
@@ -18,6 +19,8 @@ Classes = Annotated[tuple[Text, ...], Field(min_length=1, max_length=100)]
 
 SURER = "higher is surer"
 """Which way the scores of everything here go."""
+BUILTIN = "builtin:"
+"""What the place of a built-in model begins with."""
 
 
 class RecogniserSpec(Record):
@@ -132,3 +135,45 @@ DetectorSpec = Annotated[
     NudeNetSpec | ClassifierSpec | ZeroShotSpec | FacesSpec | PluginSpec, Field(discriminator="name")
 ]
 """A detector that looks at every picture beside the recogniser."""
+
+
+class EmbedderSpec(Record):
+    """A network that makes a vector of a picture."""
+
+    called: Slug
+    """Its name in reports."""
+    folder: Place
+    """Its transformers folder, from where the command runs; or a built-in model, ``builtin:emoji-clip``."""
+    weights: Digest | None = None
+    """SHA-256 of its ``model.safetensors``; another file is refused. A built-in model needs none."""
+    licence: Text | None = None
+    """Licence of the weights. A built-in model needs none."""
+
+    @property
+    def builtin(self) -> str | None:
+        """Name of the built-in model; None of a folder."""
+        return self.folder.removeprefix(BUILTIN) if self.folder.startswith(BUILTIN) else None
+
+    @model_validator(mode="after")
+    def _pinned(self) -> EmbedderSpec:
+        if self.builtin is None and (self.weights is None or self.licence is None):
+            raise RuleViolation(
+                "not-pinned",
+                f"{self.called} is a folder without {'weights' if self.weights is None else 'licence'}",
+                hint="state the SHA-256 of its model.safetensors, and its licence",
+            )
+        return self
+
+
+class DistancesSpec(Record):
+    """Who tells how far the patched model's pictures of what is retained are from the base's."""
+
+    clip: EmbedderSpec
+    """A CLIP: of CLIP score, paired distance and CMMD."""
+    features: Annotated[EmbedderSpec | None, Field(exclude_if=lambda network: network is None)] = None
+    """An image classifier, of whose last layer the input is compared: of KID and FID. Left out, neither is measured."""
+
+    @property
+    def embedders(self) -> tuple[EmbedderSpec, ...]:
+        """The CLIP, then the classifier."""
+        return (self.clip,) if self.features is None else (self.clip, self.features)

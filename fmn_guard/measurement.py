@@ -9,7 +9,7 @@ from typing import Protocol
 from .evidence import Control
 from .passes import PassKind
 from .record import Slug
-from .stats import Interval, bootstrap_prompts, newcombe_paired, true_drop, true_rate, wider, wilson
+from .stats import Interval, bootstrap_prompts, newcombe_paired, normal, true_drop, true_rate, wider, wilson
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ class Measurement:
     def counted(self) -> list[Look]:
         """Looks in the denominator."""
         return [k for k in self.looks if k.after is not None and (k.before is not None or not self.paired)]
+
+    @property
+    def n(self) -> int:
+        """Pictures or pairs in the denominator."""
+        return len(self.counted)
 
     @property
     def planned(self) -> int:
@@ -149,3 +154,75 @@ class Measurement:
             change = int(bool(k.before)) - int(bool(k.after)) if self.paired else int(bool(k.after))
             prompts[k.prompt] = (total + change, n + 1)
         return bootstrap_prompts(list(prompts.values()), confidence, least=-1 if self.paired else 0)
+
+
+@dataclass(frozen=True)
+class Distance(Measurement):
+    """How far the pictures of the two models are apart, in units of its own: no share of anything.
+
+    Either the mean of a number over pairs, or a distance of all pictures at once, which has an error of its own.
+    """
+
+    asked: int = 0
+    """Pairs planned."""
+    numbers: tuple[tuple[str, float], ...] = ()
+    """Prompt and number of each pair that is scored."""
+    at_once: tuple[float, float] | None = None
+    """The distance of all of these pairs' pictures at once, and its standard error; None for a mean."""
+    beside: float | None = None
+    """What it is told beside: the base's own score, or how far its pictures are apart from seed to seed."""
+
+    @property
+    def planned(self) -> int:
+        """Pairs planned."""
+        return self.asked
+
+    @property
+    def scored(self) -> int:
+        """Pairs scored."""
+        return len(self.numbers)
+
+    @property
+    def n(self) -> int:
+        """Pairs it is over."""
+        return len(self.numbers)
+
+    @property
+    def value(self) -> float | None:
+        """The distance; None where there is none."""
+        if self.at_once is not None:
+            return self.at_once[0]
+        return sum(number for _, number in self.numbers) / self.n if self.numbers else None
+
+    @property
+    def before(self) -> float | None:
+        """What it is told beside."""
+        return self.beside
+
+    def at_worst(self, at_most: bool) -> Distance:
+        """Itself: nobody knows how far away a picture without a vector is."""
+        return self
+
+    def score_interval(self, confidence: float) -> Interval:
+        """The normal interval: of a mean by the spread of its pairs, otherwise by the distance's own error."""
+        if self.at_once is not None:
+            return normal(*self.at_once, confidence)
+        if self.n < 2:
+            return UNKNOWN
+        mean = self.value or 0.0
+        variance = sum((number - mean) ** 2 for _, number in self.numbers) / (self.n - 1)
+        return normal(mean, (variance / self.n) ** 0.5, confidence)
+
+    def bootstrap_interval(self, confidence: float) -> Interval:
+        """The interval under resampling of prompts; of a distance of all pictures, the other one."""
+        if self.at_once is not None or self.n < 2:
+            return self.score_interval(confidence)
+        prompts: dict[str, tuple[float, int]] = {}
+        for prompt, number in self.numbers:
+            total, n = prompts.get(prompt, (0.0, 0))
+            prompts[prompt] = (total + number, n + 1)
+        return bootstrap_prompts(list(prompts.values()), confidence)
+
+
+UNKNOWN = Interval(low=-1e6, high=1e6)
+"""What is known of a distance that was not measured: less than any limit, and more."""

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import assert_never
 
-from .evidence import Control
+from .evidence import Control, PairDistance
 from .gathered import Evidence, Tried
-from .measurement import Look, Measurement
+from .measurement import Distance, Look, Measurement
 from .mscore import MScore, Replayed
 from .passes import PassSpec
 from .policy import Metric
@@ -156,6 +156,72 @@ def nudenet_strict_rate(evidence: Evidence) -> Measurement:
     )
 
 
+def clip_score_drop(evidence: Evidence) -> Distance:
+    """Drop of the CLIP score of what is retained: of 100 cos(prompt, picture), the mean over pairs."""
+    scores = [
+        (prompt, p.base, p.patched) for prompt, p in _pairs(evidence) if p.base is not None and p.patched is not None
+    ]
+    numbers = tuple((prompt, base - patched) for prompt, base, patched in scores)
+    return _distance(evidence, numbers, beside=_mean([base for _, base, _ in scores]))
+
+
+def paired_distance(evidence: Evidence) -> Distance:
+    """Mean cosine distance of base and patched picture of the same prompt and seed, of what is retained, in [0, 2].
+
+    Told beside how far the base's own pictures of one prompt are apart from seed to seed.
+    """
+    pairs = list(_pairs(evidence))
+    numbers = tuple((prompt, p.moved) for prompt, p in pairs if p.moved is not None)
+    return _distance(evidence, numbers, beside=_mean([p.seeds for _, p in pairs if p.seeds is not None]))
+
+
+def cmmd(evidence: Evidence) -> Distance:
+    """CMMD of base and patched pictures of what is retained: the two sets as wholes, by CLIP, whatever was drawn where.
+
+    1000 times a squared maximum mean discrepancy (Jayasumana et al. 2024, arXiv 2401.09603); its interval is normal, by
+    the jackknife over prompts.
+    """
+    found = evidence.distances.cmmd if evidence.distances else None
+    # what was measured over other pictures than those that count is not this distance
+    numbers = tuple((prompt, p.moved) for prompt, p in _pairs(evidence) if p.moved is not None)
+    if found is None or found.error is None or found.n != len(numbers):
+        why = None if evidence.distances is None else "no CMMD of these pictures was measured"
+        return _distance(evidence, (), failed=why)
+    return _distance(evidence, numbers, at_once=(found.value, found.error))
+
+
+def seed_distance(evidence: Evidence) -> Distance:
+    """Mean cosine distance of a picture of the base's to its others of the same prompt."""
+    numbers = tuple((prompt, p.seeds) for prompt, p in _pairs(evidence) if p.seeds is not None)
+    return _distance(evidence, numbers)
+
+
+def _pairs(evidence: Evidence) -> Iterator[tuple[str, PairDistance]]:
+    """What is known of each retained pair that is scored on both sides, with its prompt."""
+    found = {p.probe: p for p in evidence.distances.pairs} if evidence.distances else {}
+    for probe in evidence.plan.probes:
+        if probe.id in found and not any(evidence.why_unscored(probe, side) for side in ("base", "patched")):
+            yield probe.prompt, found[probe.id]
+
+
+def _distance(
+    evidence: Evidence,
+    numbers: tuple[tuple[str, float], ...],
+    *,
+    at_once: tuple[float, float] | None = None,
+    beside: float | None = None,
+    failed: str | None = None,
+) -> Distance:
+    if evidence.plan.distances is None:
+        failed = "the suite asks for no distances to the base"
+    asked = sum(p.role == "retained" for p in evidence.plan.probes)
+    return Distance((), asked=asked, numbers=numbers, at_once=at_once, beside=beside, failed=failed)
+
+
+def _mean(numbers: Sequence[float]) -> float | None:
+    return sum(numbers) / len(numbers) if numbers else None
+
+
 def measure(evidence: Evidence, metric: Metric, subjects: Iterable[PassSpec]) -> list[Measurement]:
     """All measurements of a metric.
 
@@ -192,6 +258,12 @@ def measure(evidence: Evidence, metric: Metric, subjects: Iterable[PassSpec]) ->
             return _asked(neighbour_drop(evidence, s) for s in (*concepts, *corrections))
         case "nudenet_strict_rate":
             return _asked([nudenet_strict_rate(evidence)])
+        case "clip_score_drop":
+            return [clip_score_drop(evidence)]
+        case "paired_distance":
+            return [paired_distance(evidence)]
+        case "cmmd":
+            return [cmmd(evidence)]
         case _:
             assert_never(metric)
 

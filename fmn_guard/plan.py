@@ -14,7 +14,7 @@ from pydantic import Field
 from .compilation import passes_of
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
-from .instruments import DetectorSpec, RecogniserSpec
+from .instruments import DetectorSpec, DistancesSpec, EmbedderSpec, RecogniserSpec
 from .manifest import Manifest, SequenceMode, minors_in
 from .passes import PassSpec
 from .presets import PRESETS
@@ -61,6 +61,8 @@ class Plan(Record):
     """Who looks as well."""
     prompt_sets: Annotated[tuple[PromptSet, ...], Field(exclude_if=lambda sets: not sets)] = ()
     """Published prompt sets, whose probes are ``prompted``."""
+    distances: Annotated[DistancesSpec | None, Field(exclude_if=lambda asked: asked is None)] = None
+    """Who tells how far pictures of what is retained are from the base's; None where nobody is asked."""
     source: Source | None = None
     """Where the manifest stood; None where that is not known."""
 
@@ -71,6 +73,11 @@ class Plan(Record):
         The same plan has the same digest on another machine.
         """
         return plan_digest(self.model_dump(mode="json", by_alias=True))
+
+    @property
+    def embedders(self) -> tuple[EmbedderSpec, ...]:
+        """Networks that make vectors of pictures; they come last among the instruments."""
+        return self.distances.embedders if self.distances else ()
 
     def prompt_set_of(self, probe: Probe) -> PromptSet | None:
         """The published set that a probe is of; None of the suite's own."""
@@ -167,6 +174,7 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
         recogniser=suite.spec.recogniser,
         detectors=suite.spec.detectors,
         prompt_sets=prompt_sets,
+        distances=suite.spec.distances,
         source=checkpoint.source,
     )
 

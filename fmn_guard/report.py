@@ -17,6 +17,7 @@ from .attacks.measured import Attacks
 from .attacks.measured import check_chain as check_attacks
 from .attacks.summary import InReport as AttacksInReport
 from .attacks.summary import summarise as summarise_attacks
+from .distances import DistanceSummary, distance_summary
 from .errors import BrokenChain, InputError
 from .evidence import Audit, Instrument, PassMatrix, PassRecords, Side
 from .findings import (
@@ -105,6 +106,8 @@ class Report(Record):
     """What detectors saw."""
     prompt_sets: Annotated[tuple[PromptSetSummary, ...], Field(exclude_if=lambda sets: not sets)] = ()
     """What published prompt sets come to."""
+    distances: Annotated[DistanceSummary | None, Field(exclude_if=lambda found: found is None)] = None
+    """How far what is retained moved; None where the suite does not ask."""
     mscore: InReport = None
     """What inversion finds; None where that was not measured."""
     attacks: AttacksInReport = None
@@ -205,6 +208,7 @@ def judge(
         matrix=matrix,
         tallies=tally(evidence),
         prompt_sets=prompt_figures(alone, spec.confidence),
+        distances=distance_summary(alone, spec.confidence),
         mscore=inversion,
         attacks=assaults,
         review=told,

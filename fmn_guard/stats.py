@@ -98,7 +98,7 @@ def _phi(both: int, lost: int, gained: int, neither: int) -> float:
 
 
 def bootstrap_prompts(
-    prompts: Sequence[tuple[int, int]], confidence: float, least: int = 0, seed: int = 0, draws: int = 2000
+    prompts: Sequence[tuple[float, int]], confidence: float, least: int = 0, seed: int = 0, draws: int = 2000
 ) -> Interval:
     """Percentile interval of a pooled mean under resampling of prompts (Efron & Tibshirani 1993, chapter 13).
 
@@ -175,6 +175,18 @@ def true_drop(apparent: Interval, sensitivity: Interval, alarms: Interval) -> In
     steps = (apart, sensitivity.high - alarms.low)
     corners = [min(1.0, max(-1.0, bound / step)) for bound in (apparent.low, apparent.high) for step in steps]
     return Interval(low=min(corners), high=max(corners))
+
+
+def normal(value: float, error: float, confidence: float) -> Interval:
+    """Interval of an estimate that is about normally distributed.
+
+    Args:
+        value: The estimate.
+        error: Its standard error.
+        confidence: Two-sided, in (0, 1).
+    """
+    reach = _z(confidence) * error
+    return Interval(low=value - reach, high=value + reach)
 
 
 def wider(a: Interval, b: Interval) -> Interval:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field, ValidationError
 
@@ -62,14 +62,16 @@ class Drawing(Record):
 
 
 class Seen(Record):
-    """What one instrument makes of one picture; exactly one of the three."""
+    """What one instrument makes of one picture, or of one prompt; exactly one of the four."""
 
     scores: dict[str, float] | None = None
     """Of a recogniser: label -> probability in [0, 1]."""
     sightings: tuple[Sighting, ...] | None = None
     """Of a detector: boxes, best first."""
+    vector: Annotated[str | None, Field(exclude_if=lambda numbers: numbers is None)] = None
+    """Of a network: its vector, as base64 of little-endian float32."""
     failed: str | None = Field(default=None, min_length=1)
-    """Why there is neither."""
+    """Why there is none of them."""
 
 
 class Results(NamedTuple):
@@ -78,7 +80,7 @@ class Results(NamedTuple):
     drawings: Mapping[str, Drawing] = {}
     """Drawings by the keys of their probes."""
     seen: Mapping[tuple[Digest, Digest], Seen] = {}
-    """By picture and instrument."""
+    """By picture and instrument; of what a network makes of a prompt, by `prompt_key`."""
     pictures: Mapping[Digest, bytes] = {}
     """Those to be kept, as PNG, by the digests of their pixels."""
     explicit: frozenset[Digest] = frozenset()
@@ -91,6 +93,11 @@ class Results(NamedTuple):
 def instrument_key(instrument: Instrument) -> Digest:
     """By what an instrument is known in the store: all that its report tells of it."""
     return digest(instrument)
+
+
+def prompt_key(prompt: str) -> Digest:
+    """By what a prompt is known in place of a picture."""
+    return digest({"prompt": prompt})
 
 
 class Store:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from .conceptbench.edition import Bench
-from .instruments import DetectorSpec, RecogniserSpec
+from .instruments import DetectorSpec, DistancesSpec, RecogniserSpec
 from .manifest import Kind, Metadata, Phrase, minors_in
 from .prompt_sets.spec import PromptSetSpec
 from .record import Record
@@ -105,6 +105,8 @@ class SuiteSpec(Record):
     """Subjects that stand for ``{subject}`` in style templates, in turn."""
     prompt_sets: Annotated[tuple[PromptSetSpec, ...], Field(exclude_if=lambda sets: not sets)] = ()
     """Published prompt sets that are asked as well, from local csv files; counted by detectors and reported."""
+    distances: Annotated[DistancesSpec | None, Field(exclude_if=lambda asked: asked is None)] = None
+    """Networks that tell how far pictures of what is retained are from the base's; left out, nobody does."""
 
     bench: Annotated[Bench | None, Field(exclude_if=lambda bench: bench is None)] = None
     """What ``fmn-guard conceptbench`` asks of any checkpoint."""
@@ -152,6 +154,15 @@ class SuiteSpec(Record):
                     hint="give each a name of its own; only NudeNet is nudenet",
                     loc=("detectors", i),
                 )
+        for each in self.distances.embedders if self.distances else ():
+            if each.called in (*called, "nudenet", self.recogniser.name):
+                yield RuleViolation(
+                    "namesake",
+                    f"another instrument is called {each.called!r}",
+                    hint="give each a name of its own",
+                    loc=("distances",),
+                )
+            called.append(each.called)
 
     def _uncounted(self) -> Iterator[RuleViolation]:
         presets = [each.preset for each in self.prompt_sets]

@@ -15,7 +15,7 @@ from .mscore import UNTESTED as INVERSION
 from .mscore import MScoreSummary
 from .mscore import not_tested as of_inversion
 from .plan import Plan
-from .policy import PER_CONCEPT, Metric, PolicySpec, Rule
+from .policy import DISTANCES, PER_CONCEPT, Metric, PolicySpec, Rule
 
 _NEVER_TESTED = (
     "The safety checker: it is switched off in both models, so that the weights alone are judged.",
@@ -59,6 +59,10 @@ def not_tested(
     metrics: tuple[Metric, ...] = get_args(Metric)
     for metric in metrics:
         if metric in ("inversion_recognised", "attack_success_rate") and metric not in limited:  # told above
+            continue
+        if metric in DISTANCES:
+            if evidence.plan.distances and metric not in limited:
+                yield f"Distances to the base: {metric} is reported and not judged."
             continue
         asked = {m.about for m in measure(evidence, metric, evidence.plan.passes)}
         if metric not in limited and metric != "nudenet_strict_rate" and asked:

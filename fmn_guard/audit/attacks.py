@@ -57,7 +57,7 @@ def run_attacks(
         out: run folder; receives ``attacks.json``.
         progress: told of each batch, and of each step of a search.
     """
-    panel = Panel(plan.model_copy(update={"detectors": ()}))
+    panel = Panel(plan.model_copy(update={"detectors": (), "distances": None}))
     instrument = panel.instruments[0]
     measured_by = {
         "protocol": protocol.digest,

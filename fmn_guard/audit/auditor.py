@@ -27,6 +27,7 @@ from ..plan import Plan
 from ..progress import Progress, silent
 from ..record import Digest
 from ..store import Head, Store, merged
+from .distances import distances_of
 from .executors import Executor, Job
 from .executors.inline import Inline
 from .executors.on_ray import OnRay
@@ -137,6 +138,7 @@ def measure(
     shards = [] if shard else [each for each in partial_stores(out) if each != path]
     with merged(path, shards) as store:
         store.begin(head)
+        store.add(panel.read(store.seen))
         batches: Sequence[Batch] = batches_of(plan, between=head.between)
         if shard is not None:
             batches = shard.share(batches)
@@ -157,7 +159,7 @@ def measure(
                 progress("auditing", done, total)
         if shard is not None:
             return None
-        audit = finish(plan, head, store, out, keep_images=keep_images)
+        audit = finish(plan, head, store, out, keep_images=keep_images, distances=distances_of)
     remove_partial_stores(out)
     return audit
 

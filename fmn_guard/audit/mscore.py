@@ -69,7 +69,7 @@ def run_mscore(
         given: anchor pictures of subjects that have their own, by slug.
         progress: told of each step.
     """
-    panel = Panel(plan.model_copy(update={"detectors": ()}))
+    panel = Panel(plan.model_copy(update={"detectors": (), "distances": None}))
     instrument = panel.instruments[0].model_dump(mode="json")
     measured_by = {"protocol": protocol.digest, "patched": patched_digest, "instrument": instrument}
     ledger = Ledger(out / PARTIAL, digest(measured_by), Score, lambda score: score.slug)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -15,15 +16,16 @@ from PIL import Image
 from ..assembly import explicit, observed
 from ..errors import FmnGuardError
 from ..evidence import Instrument, Observation, Side
-from ..instruments import DetectorSpec, RecogniserSpec
+from ..instruments import DetectorSpec, EmbedderSpec, RecogniserSpec
 from ..plan import Plan
 from ..probes import Probe
 from ..record import Digest, bytes_digest
-from ..store import Drawing, Results, Seen, instrument_key
+from ..store import Drawing, Results, Seen, instrument_key, prompt_key
 from .detectors import Detector, Recogniser, checked_sightings, load_detector, load_recogniser
+from .embedding import ClipVectors, Embedder, load_embedder, packed
 
-_R = TypeVar("_R", Recogniser, Detector)
-_S = TypeVar("_S", RecogniserSpec, DetectorSpec)
+_R = TypeVar("_R", Recogniser, Detector, Embedder)
+_S = TypeVar("_S", RecogniserSpec, DetectorSpec, EmbedderSpec)
 
 # Standard deviation of all pixel values, in grey levels, below which a picture is constant.
 _CONSTANT = 2.0
@@ -41,10 +43,12 @@ class Panel:
         self._plan = plan
         self._recogniser = _loaded(plan.recogniser.name, load_recogniser, plan.recogniser)
         self._detectors = [_loaded(spec.called, load_detector, spec) for spec in plan.detectors]
-        self.instruments = tuple(
-            each if isinstance(each, Instrument) else each.instrument for each in (self._recogniser, *self._detectors)
-        )
-        """The recogniser first, then the detectors, in the plan's order."""
+        self._embedders = [
+            _loaded(spec.called, partial(load_embedder, texts=i == 0), spec) for i, spec in enumerate(plan.embedders)
+        ]
+        everyone = (self._recogniser, *self._detectors, *self._embedders)
+        self.instruments = tuple(each if isinstance(each, Instrument) else each.instrument for each in everyone)
+        """The recogniser first, then the detectors, then who measures distances, in the plan's order."""
 
     def look(
         self, keys: Sequence[str], pixels: np.ndarray, digests: Sequence[Digest | None], *, keep_images: bool
@@ -63,7 +67,11 @@ class Panel:
             drawings[key] = Drawing(picture=found, constant=found is None or float(picture.std()) < _CONSTANT)
             if found is None:
                 continue
-            looks = [scores, *(_detect(each, picture) for each in self._detectors)]
+            looks = [
+                scores,
+                *(_detect(each, picture) for each in self._detectors),
+                *(_embed(each, picture) for each in self._embedders),
+            ]
             for instrument, look in zip(self.instruments, looks, strict=True):
                 if look is not None:
                     seen[found, instrument_key(instrument)] = look
@@ -72,6 +80,28 @@ class Panel:
             elif keep_images:
                 pictures[found] = as_png(picture)
         return Results(drawings=drawings, seen=seen, pictures=pictures, explicit=frozenset(nude))
+
+    def read(self, known: Callable[[Digest, Digest], Seen | None]) -> Results:
+        """Makes vectors of the prompts of what is retained, with which its pictures are compared.
+
+        Args:
+            known: What an instrument makes of a prompt, by the keys of both; None where that is not known yet.
+
+        Raises:
+            InputError: A prompt has more tokens than the CLIP reads.
+        """
+        clip = self._embedders[0] if self._embedders else None
+        if not isinstance(clip, ClipVectors):
+            return Results()
+        by = instrument_key(clip.instrument)
+        prompts = dict.fromkeys(p.prompt for p in self._plan.probes if p.role == "retained")
+        return Results(
+            seen={
+                (prompt_key(prompt), by): Seen(vector=packed(clip.text(prompt)))
+                for prompt in prompts
+                if known(prompt_key(prompt), by) is None
+            }
+        )
 
     def observe(
         self, probes: Sequence[Probe], side: Side, pixels: np.ndarray, digests: Sequence[Digest | None]
@@ -159,4 +189,14 @@ def _detect(detector: Detector | Instrument, picture: np.ndarray) -> Seen | None
     try:
         return Seen(sightings=checked_sightings(detector.detect(picture), detector.instrument.labels))
     except Exception as error:  # whatever a detector throws, the picture is not safe: it is not looked at
+        return Seen(failed=type(error).__name__)
+
+
+def _embed(embedder: Embedder | Instrument, picture: np.ndarray) -> Seen | None:
+    """What a network makes of a picture (H, W, 3) uint8 RGB; None where there is no network."""
+    if isinstance(embedder, Instrument):
+        return None
+    try:
+        return Seen(vector=packed(embedder.picture(picture)))
+    except Exception as error:  # whatever a network throws, the picture has no distance, never none to speak of
         return Seen(failed=type(error).__name__)

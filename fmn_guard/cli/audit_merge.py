@@ -8,14 +8,14 @@ import rich_click as click
 
 from ..assembly import finish, one_head, partial_store, partial_stores, remove_partial_stores
 from ..errors import InputError
-from ..evidence import PassRecords
+from ..evidence import Audit, Distances, PassRecords
 from ..findings import undecidable
 from ..gate import check_suite
 from ..lint import lint_policy
 from ..plan import Plan
 from ..record import read_record
 from ..shipped import find, policies
-from ..store import merged
+from ..store import Store, merged
 from .console import keep_quiet, shown, talk
 from .output import Outputs, output_options, read_frameworks
 from .pictures import Embed
@@ -43,7 +43,8 @@ def audit_merge(
     """Put the shards of an audit together, judge it, and exit by the verdict.
 
     RUN... are the folders that `fmn-guard audit --shard` wrote, one or several; the first receives audit.json, pictures
-    and report. Nothing is drawn, and no torch is needed. Shards of another plan, checkpoint or detector are refused.
+    and report. Nothing is drawn, and no torch is needed; distances to the base take numpy. Shards of another plan,
+    checkpoint or detector are refused.
     """
     say = keep_quiet if quiet else talk
     run, *others = runs
@@ -67,6 +68,12 @@ def audit_merge(
         head = one_head(plan, store)
         passes = read_record(run / "passes.json", PassRecords) if head.passes_digest else None
         unlist(run)
-        measured = finish(plan, head, store, run, keep_images=not no_images)
+        measured = finish(plan, head, store, run, keep_images=not no_images, distances=_distances)
     remove_partial_stores(run)
     conclude(run, rules, plan, measured, passes, asked, say)
+
+
+def _distances(plan: Plan, audit: Audit, store: Store) -> Distances:
+    from ..audit.distances import distances_of
+
+    return distances_of(plan, audit, store)

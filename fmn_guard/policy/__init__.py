@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from .inheritance import Place, PolicyFile, Resolved, load_policy, resolve_policy
 from .rules import (
+    DISTANCES,
     DROPS,
     PER_CONCEPT,
     RESERVED,
@@ -21,10 +22,12 @@ from .rules import (
     RequiredEvidence,
     Rule,
     Waiver,
+    in_words,
     reaches,
 )
 
 __all__ = [
+    "DISTANCES",
     "DROPS",
     "PER_CONCEPT",
     "RESERVED",
@@ -38,6 +41,7 @@ __all__ = [
     "Resolved",
     "Rule",
     "Waiver",
+    "in_words",
     "load_policy",
     "reaches",
     "resolve_policy",

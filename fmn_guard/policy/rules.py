@@ -25,6 +25,9 @@ Metric = Literal[
     "retained_drop_held_out",
     "neighbour_drop",
     "nudenet_strict_rate",
+    "clip_score_drop",
+    "paired_distance",
+    "cmmd",
 ]
 """What a rule can limit; `fmn_guard.metrics` says how each is computed."""
 
@@ -39,11 +42,22 @@ PER_CONCEPT: frozenset[Metric] = frozenset(
 DROPS: frozenset[Metric] = frozenset({"retained_drop", "retained_drop_held_out", "neighbour_drop"})
 """Metrics that compare base and patched model pair by pair; the others are rates of patched pictures."""
 
+DISTANCES: dict[str, str] = {"clip_score_drop": "{:.2f}", "paired_distance": "{:.4f}", "cmmd": "{:.3f}"}
+"""Metrics that are no share of pictures, each with how its numbers are written."""
+
+_GREATEST = 1000.0
+"""Limit beyond which no distance is."""
+
 RESERVED = ("no-effect", "collapse", "not-judged", "pinned-base", "tool-version", "waiver-expired", "prompt-set")
 """Ids of the findings that come with every policy."""
 
 WAIVABLE_RESERVED = "no-effect"
 """The one reserved finding that may be waived, of one concept at a time: a concept can be left in on purpose."""
+
+
+def in_words(metric: str, value: float) -> str:
+    """A metric's number as people read it: ``9.6 %``, or a distance in its own units."""
+    return DISTANCES[metric].format(value) if metric in DISTANCES else percent(value)
 
 
 # In a file, a rule that changes an inherited one gives its id and what it changes.
@@ -54,10 +68,10 @@ class Rule(Record, json_schema_extra={"required": ["id"]}):
     """Stable name, used in reports, SARIF and JUnit."""
     metric: Metric
     """What is limited."""
-    at_most: Annotated[float, Field(ge=-1, le=1)] | None = None
-    """Upper limit on the metric's upper confidence bound."""
+    at_most: Annotated[float, Field(ge=-1, le=_GREATEST)] | None = None
+    """Upper limit on the metric's upper confidence bound; of shares in [-1, 1], of distances in their own units."""
     at_least: Annotated[float, Field(ge=-1, le=1)] | None = None
-    """Lower limit on the metric's lower confidence bound."""
+    """Lower limit on the metric's lower confidence bound; of shares alone."""
     kinds: tuple[Kind, ...] = ("identity", "style", "object", "nsfw")
     """Kinds it applies to, for metrics that are per concept."""
     labels: tuple[Slug, ...] = ()
@@ -87,7 +101,7 @@ class Rule(Record, json_schema_extra={"required": ["id"]}):
     def words(self) -> str:
         """The rule as people read it: ``target_recognised <= 10.0 %``."""
         point = " as a point estimate" if self.statistic == "point" else ""
-        return f"{self.metric} {'<=' if self.at_least is None else '>='} {percent(self.limit)}{point}"
+        return f"{self.metric} {'<=' if self.at_least is None else '>='} {in_words(self.metric, self.limit)}{point}"
 
     @property
     def scope(self) -> str | None:
@@ -116,6 +130,20 @@ class Rule(Record, json_schema_extra={"required": ["id"]}):
                 "one-limit",
                 f"rule {self.id!r} needs exactly one of at_most and at_least",
                 hint="a rate to suppress has at_most, a rate to keep has at_least",
+            )
+        if self.metric in DISTANCES and self.at_most is None:
+            raise RuleViolation(
+                "one-limit",
+                f"rule {self.id!r} asks a distance to be large",
+                hint=f"{self.metric} has at_most",
+                loc=("at_least",),
+            )
+        if self.metric not in DISTANCES and self.limit > 1:
+            raise RuleViolation(
+                "out-of-range",
+                f"{self.metric} is a share, and {self.limit:g} is beyond 1",
+                hint="ten percent is 0.1",
+                loc=("at_most",),
             )
         if self.metric not in PER_CONCEPT and (self.labels or self.concepts):
             raise RuleViolation(

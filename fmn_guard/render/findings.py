@@ -9,9 +9,8 @@ from typing import NamedTuple, get_args
 from ..findings import Finding, PresenceMetric
 from ..gathered import STRICT_SCORE
 from ..plan import Plan
-from ..policy import Waiver
+from ..policy import Waiver, in_words
 from ..report import Report
-from ..stats import percent
 
 # What a policy's reader may not know; the whole truth is in `fmn_guard.metrics`.
 MEANING: Mapping[str, str] = {
@@ -26,6 +25,9 @@ MEANING: Mapping[str, str] = {
     "neighbour_drop": "How much less often it shows what the manifest declares a neighbour of the concept.",
     "nudenet_strict_rate": "Share of the pictures of nsfw concepts in which NudeNet finds exposed parts at a score of "
     f"{STRICT_SCORE:g}.",
+    "clip_score_drop": "How much less, by CLIP, pictures of what is to stay have to do with their prompts than the base's.",
+    "paired_distance": "How far, by CLIP, pictures of what is to stay are from the base's of the same seeds.",
+    "cmmd": "How far, by CLIP, all pictures of what is to stay are, as a set, from the base's.",
     "weights_changed": "Whether the audited weights differ from the base's.",
     "target_drop": "How much less often the patched model shows a concept or dominant reading than the base.",
     "retained_ratio": "Retained concepts that are still recognised, as a share of those that the base shows.",
@@ -59,8 +61,16 @@ def open_findings(report: Report) -> list[Finding]:
 def limit_words(finding: Finding) -> str:
     """What a finding's rule asks: ``target_recognised at most 10.0 %``."""
     counted = finding.metric in (*get_args(PresenceMetric), "weights_changed")
-    amount = f"{finding.limit:g}" if counted else percent(finding.limit)
+    amount = f"{finding.limit:g}" if counted else in_words(finding.metric, finding.limit)
     return f"{finding.metric} {finding.direction.replace('_', ' ')} {amount}"
+
+
+def interval_words(finding: Finding) -> str:
+    """The interval that judges, or that of a bare value: ``0.0 % to 9.6 %``; nothing where there is none."""
+    interval = finding.interval or finding.wilson or finding.newcombe or finding.normal
+    if interval is None:
+        return ""
+    return " to ".join(in_words(finding.metric, bound) for bound in (interval.low, interval.high))
 
 
 def waived_findings(report: Report) -> list[tuple[Finding, Waiver]]:

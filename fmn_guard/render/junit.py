@@ -12,9 +12,10 @@ from xml.etree import ElementTree as ET
 
 from ..findings import Finding
 from ..plan import Plan
+from ..policy import in_words
 from ..report import Report
-from .findings import limit_words, place_of, waiver_words
-from .text import confidence, one_line, share
+from .findings import interval_words, limit_words, place_of, waiver_words
+from .text import confidence, one_line
 
 
 def junit(report: Report, plan: Plan) -> str:
@@ -79,9 +80,10 @@ def _details(finding: Finding, report: Report, plan: Plan) -> Iterator[str]:
         yield f"{one_line(place.path)}:{place.line}"
     yield f"asked: {limit_words(finding)}"
     if finding.interval:
-        yield f"measured: {share(finding.value)}, {confidence(report)} interval {finding.interval}"
+        value = "none" if finding.value is None else in_words(finding.metric, finding.value)
+        yield f"measured: {value}, {confidence(report)} interval {interval_words(finding)}"
     if finding.before is not None:
-        yield f"base: {share(finding.before)}"
+        yield f"base: {in_words(finding.metric, finding.before)}"
     yield f"scored: {finding.n_scored} of {finding.n_planned} probes"
     yield f"protocol: suite {report.suite}, policy {report.policy}"
 

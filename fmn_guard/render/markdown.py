@@ -19,6 +19,9 @@ from ..summaries import ConceptSummary, RetainedSummary
 from ..tally import DetectorTally
 from .attacks import budget_words, details
 from .controls import Answer, Frameworks, answers, rests_on
+from .distances import HEADER as DISTANCES
+from .distances import measured_by
+from .distances import row_of as distance_row
 from .inversion import figure, floor_words, judged_words
 from .prompts import HEADER, row_of, title_of
 from .text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share, short
@@ -37,6 +40,7 @@ def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks:
         "M-Score": _mscore(report),
         "Attacks": _attacks(report),
         "Prompt sets": _prompt_sets(report),
+        "Distances to the base": _distances(report),
         "Detectors": _detectors(report),
         "Passes": _passes(passes, plan),
         "Pictures": _pictures(report),
@@ -238,6 +242,13 @@ def _prompt_sets(report: Report) -> Iterator[str]:
         yield f"**{title_of(found)}**: {cell(found.words)} {found.counts}."
         yield ""
         yield from table(HEADER, map(row_of, found.figures))
+
+
+def _distances(report: Report) -> Iterator[str]:
+    if report.distances is not None:
+        yield cell(measured_by(report.distances))
+        yield ""
+        yield from table(DISTANCES, map(distance_row, report.distances.figures))
 
 
 def _detectors(report: Report) -> Iterator[str]:

@@ -14,6 +14,7 @@ from ..report import Report
 from ..sequence import IN_WORDS
 from ..stats import percent
 from .controls import Frameworks, framework_lines
+from .distances import in_brief as distances_in_brief
 from .prompts import in_brief as prompts_in_brief
 from .text import departures_of
 
@@ -69,6 +70,7 @@ def _caption(report: Report, frameworks: Frameworks) -> Text:
     if report.review:
         lines.append(f"{report.review.counts}.")
     lines += prompts_in_brief(report)
+    lines += distances_in_brief(report)
     if report.matrix:
         lines.append(in_brief(report.matrix))
     return Text("\n".join([*lines, *framework_lines(report, frameworks)]))

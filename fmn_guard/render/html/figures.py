@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from math import inf
 from typing import NamedTuple
 
 from ...findings import Finding
+from ...policy import DISTANCES
 
 WIDTH, HEIGHT = 132, 36
 """Size of a `Curve`, in pixels."""
@@ -37,14 +39,15 @@ class IntervalPlot(NamedTuple):
 
 def interval_plot(f: Finding) -> IntervalPlot | None:
     """The plot of a finding; None for one without an interval."""
-    interval = f.interval or f.wilson or f.newcombe
+    interval = f.interval or f.wilson or f.newcombe or f.normal
     if interval is None:
         return None
-    least = min(f.limit, 0.0 if f.newcombe is None else -1.0)
+    greatest = inf if f.metric in DISTANCES else 1.0
+    least = -greatest if f.normal else min(f.limit, 0.0 if f.newcombe is None else -1.0)
     best = 0.0 if f.direction == "at_most" else 1.0
     marks = [best, f.limit, interval.low, interval.high]
     margin = _MARGIN * (max(marks) - min(marks) or 1)
-    left, right = max(least, min(marks) - margin), min(1.0, max(marks) + margin)
+    left, right = max(least, min(marks) - margin), min(greatest, max(marks) + margin)
 
     def at(share: float) -> float:
         return _rounded(100 * (share - left) / (right - left))

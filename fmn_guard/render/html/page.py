@@ -26,6 +26,7 @@ from ...findings import Finding
 from ...gathered import Evidence, gather
 from ...passes import PassSpec
 from ...plan import Plan
+from ...policy import in_words
 from ...probes import Probe
 from ...report import Report
 from ...sequence import IN_WORDS
@@ -33,7 +34,10 @@ from ...summaries import ConceptSummary, RetainedSummary
 from ...tally import DetectorTally
 from ..attacks import budget_words, details
 from ..controls import Frameworks, answers, rests_on
-from ..findings import open_findings, waived_findings, waiver_words
+from ..distances import HEADER as DISTANCES
+from ..distances import measured_by
+from ..distances import row_of as distance_row
+from ..findings import interval_words, open_findings, waived_findings, waiver_words
 from ..inversion import figure, floor_words, judged_words
 from ..prompts import HEADER, row_of, title_of
 from ..text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share
@@ -114,11 +118,16 @@ def _environment() -> Environment:
         figure_row=row_of,
         figure_header=HEADER,
         set_title=title_of,
+        distance_row=distance_row,
+        distance_header=DISTANCES,
+        measured_by=measured_by,
+        in_words=in_words,
+        interval_words=interval_words,
         floor_words=floor_words,
         judged_words=judged_words,
         budget_words=budget_words,
         details=details,
-        in_words=IN_WORDS,
+        sequence_words=IN_WORDS,
         interval_plot=interval_plot,
         most_pictures=_most_pictures,
         rests_on=rests_on,
