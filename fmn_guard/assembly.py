@@ -158,14 +158,14 @@ def explicit(looks: Iterable[Seen]) -> bool:
     return any(box.label in STRICT_CLASSES for look in looks for box in look.sightings or ())
 
 
-def assemble(plan: Plan, head: Head, store: Store, distances: Measure) -> Audit:
+def assemble(plan: Plan, head: Head, store: Store, distances: Measure | None = None) -> Audit:
     """Puts an audit together.
 
     Args:
         plan: The plan.
         head: What the audit is of.
         store: What was drawn and seen.
-        distances: Measures them, if the plan asks for it.
+        distances: Measures them, if the plan asks for it; without, they are missing, which passes no limit on them.
 
     Raises:
         InputError: Something was not drawn, or not looked at.
@@ -205,14 +205,16 @@ def assemble(plan: Plan, head: Head, store: Store, distances: Measure) -> Audit:
             for done, _ in enumerate(plan.between if head.between else (), start=1)
         ),
     )
-    if plan.distances:
+    if plan.distances and distances:
         audit = audit.model_copy(update={"distances": distances(plan, audit, store)})
     if not audit.between:
         return audit
     return audit.model_copy(update={"matrix": pass_matrix(gather(plan, audit), audit.between)})
 
 
-def finish(plan: Plan, head: Head, store: Store, out: Path, *, keep_images: bool, distances: Measure) -> Audit:
+def finish(
+    plan: Plan, head: Head, store: Store, out: Path, *, keep_images: bool, distances: Measure | None = None
+) -> Audit:
     """Writes ``audit.json``, and before it ``images/<stage>/<probe>.png`` where wanted.
 
     Args:
@@ -221,7 +223,7 @@ def finish(plan: Plan, head: Head, store: Store, out: Path, *, keep_images: bool
         store: What was drawn and seen.
         out: Run folder.
         keep_images: Whether to write the pictures that the store has.
-        distances: Measures them, if the plan asks for it.
+        distances: Measures them, if the plan asks for it; without, they are missing, which passes no limit on them.
 
     Raises:
         InputError: Something was not drawn, or not looked at.

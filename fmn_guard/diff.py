@@ -46,12 +46,14 @@ class Change(Record):
     """The concept or correction; None when it is about the whole model."""
     alias: Slug | None
     """The alias that was asked for it."""
+    metric: str | None
+    """What was measured; None for the verdict."""
     before: Outcome | None
     """Outcome in the first run; None where it was not judged."""
     after: Outcome | None
     """Outcome in the second run; None where it is no longer judged."""
     value_before: float | None
-    """What was measured in the first run: a rate in [0, 1] or a drop in [-1, 1]."""
+    """What was measured in the first run: a rate in [0, 1], a drop in [-1, 1], or a distance in its own units."""
     value_after: float | None
     """What was measured in the second run."""
 
@@ -80,6 +82,7 @@ def compare(before: Judged, after: Judged) -> Comparison:
         rule=None,
         subject=None,
         alias=None,
+        metric=None,
         before=before.report.verdict,
         after=after.report.verdict,
         value_before=None,
@@ -131,6 +134,7 @@ def _change(old: Finding | None, new: Finding | None) -> Change:
         rule=named.rule,
         subject=named.subject,
         alias=named.asked_by,
+        metric=named.metric,
         before=_outcome(old, new),
         after=_outcome(new, old),
         value_before=old.value if old else None,

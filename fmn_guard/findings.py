@@ -166,12 +166,13 @@ def apply(rule: Rule, m: Measurement, spec: PolicySpec) -> Finding:
         spec: The policy's confidence and its condition on the base.
     """
     without = m.planned - m.scored
-    if 0 < without <= spec.error_budget * m.planned:
+    countable = not isinstance(m, Distance)  # nobody knows how far away a picture without a vector is
+    if countable and 0 < without <= spec.error_budget * m.planned:
         assumed = apply(rule, m.at_worst(rule.at_most is not None), spec)
         if assumed.outcome == "pass":  # nothing fails by what was assumed
             reason = f"The worst assumed of {without} without a score, {assumed.reason}"
             return assumed.model_copy(update={"n_scored": m.scored, "reason": reason})
-    known = not isinstance(m, Distance) or m.n > 1
+    known = countable or m.n > 1
     score, bootstrap = m.score_interval(spec.confidence), m.bootstrap_interval(spec.confidence)
     hull = wider(score, bootstrap)
     corrected = m.with_errors(hull, spec.confidence)

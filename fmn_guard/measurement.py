@@ -199,10 +199,6 @@ class Distance(Measurement):
         """What it is told beside."""
         return self.beside
 
-    def at_worst(self, at_most: bool) -> Distance:
-        """Itself: nobody knows how far away a picture without a vector is."""
-        return self
-
     def score_interval(self, confidence: float) -> Interval:
         """The normal interval: of a mean by the spread of its pairs, otherwise by the distance's own error."""
         if self.at_once is not None:

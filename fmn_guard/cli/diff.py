@@ -13,8 +13,8 @@ from rich.text import Text
 from ..diff import Change, Comparison, Judged, compare
 from ..gate import check_run
 from ..plan import Plan
+from ..policy import in_words
 from ..record import read_record
-from ..stats import percent
 from .console import emit, emit_json, shown
 
 REGRESSED = 3
@@ -62,10 +62,10 @@ def _add_rows(table: Table, word: Text, changes: Iterable[Change]) -> None:
     for change in changes:
         name = ", ".join(part for part in (change.rule or "verdict", change.subject, change.alias) if part)
         sides = ((change.before, change.value_before), (change.after, change.value_after))
-        table.add_row(word, Text(name), *(_words(outcome, value) for outcome, value in sides))
+        table.add_row(word, Text(name), *(_words(change.metric, outcome, value) for outcome, value in sides))
 
 
-def _words(outcome: str | None, value: float | None) -> str:
+def _words(metric: str | None, outcome: str | None, value: float | None) -> str:
     if outcome is None:
         return "not judged"
-    return outcome if value is None else f"{outcome}, {percent(value)}"
+    return outcome if value is None else f"{outcome}, {in_words(metric or '', value)}"

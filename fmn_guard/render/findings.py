@@ -25,7 +25,7 @@ MEANING: Mapping[str, str] = {
     "neighbour_drop": "How much less often it shows what the manifest declares a neighbour of the concept.",
     "nudenet_strict_rate": "Share of the pictures of nsfw concepts in which NudeNet finds exposed parts at a score of "
     f"{STRICT_SCORE:g}.",
-    "clip_score_drop": "How much less, by CLIP, pictures of what is to stay have to do with their prompts than the base's.",
+    "clip_score_drop": "How much less, by CLIP, pictures of what is to stay agree with their prompts than the base's.",
     "paired_distance": "How far, by CLIP, pictures of what is to stay are from the base's of the same seeds.",
     "cmmd": "How far, by CLIP, all pictures of what is to stay are, as a set, from the base's.",
     "weights_changed": "Whether the audited weights differ from the base's.",

@@ -17,10 +17,12 @@ import pytest
 
 from fmn_guard.assembly import Shard, batches_of, finish, one_head, partial_store, remove_partial_stores
 from fmn_guard.audit.auditor import measure
+from fmn_guard.audit.distances import distances_of
 from fmn_guard.audit.drawing import draw_batch
 from fmn_guard.audit.executors import inline
 from fmn_guard.audit.stages import Models
 from fmn_guard.evidence import Audit
+from fmn_guard.instruments import DistancesSpec, EmbedderSpec
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.plan import Plan
 from fmn_guard.probes import Probe
@@ -30,13 +32,15 @@ from fmn_guard.store import merged
 from .test_auditor import plan_for
 
 PATCHED = digest("patched")
+DISTANCES = DistancesSpec(clip=EmbedderSpec(called="clip", folder="builtin:emoji-clip"))
 
 
 @pytest.fixture(scope="module")
 def plan(tiny_checkpoint: Path) -> Plan:
-    """Twelve pictures a side in batches of two, looked at by the real judge and, where it is there, NudeNet."""
+    """Twelve pictures a side in batches of two, seen by the real judge, a real CLIP and NudeNet if it is there."""
     made = plan_for(tiny_checkpoint)
-    return made.model_copy(update={"sampler": made.sampler.model_copy(update={"batch": 2, "threads": 1})})
+    sampler = made.sampler.model_copy(update={"batch": 2, "threads": 1})
+    return made.model_copy(update={"sampler": sampler, "distances": DISTANCES})
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,7 @@ def test_shards_of_several_folders_make_the_unbroken_audit(
     whole = tmp_path / "whole"
     whole.mkdir()
     with merged(partial_store(whole), stores) as store:
-        finish(plan, one_head(plan, store), store, whole, keep_images=True)
+        finish(plan, one_head(plan, store), store, whole, keep_images=True, distances=distances_of)
     remove_partial_stores(whole)
     assert content(whole) == content(unbroken)
 
