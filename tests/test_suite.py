@@ -35,7 +35,7 @@ def suite(request: pytest.FixtureRequest) -> AuditSuite:
         ("  style_subjects: [a rocket, a cat, a guitar, a turtle, a castle, an owl]\n", "", "no-subjects"),
         ("    nsfw: *things\n", "", "no-templates"),
         ("threshold: 0.5", "threshold: 1.5", "out-of-range"),
-        ("name: builtin-judge", "name: someone", "unknown-value"),
+        ("name: builtin-judge", "name: someone", "unknown-kind"),
         ("    batch: 16\n", "    batch: 0\n", "out-of-range"),
     ],
 )

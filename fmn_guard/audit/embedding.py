@@ -7,7 +7,6 @@ of pictures, not of batches.
 from __future__ import annotations
 
 from base64 import b64encode
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -19,11 +18,8 @@ from ..instruments import EmbedderSpec
 from ..model.checkpoint import quiet
 from ..model.clip import ZeroShot
 from ..model.fit import refuse_unfilled
-from ..record import Digest, file_digest
-from ..shipped import shipped_model
-from .detectors.local import pinned_folder, read_preprocessing
-
-_WEIGHTS = "model.safetensors"
+from ..record import Digest
+from .detectors.local import BUILTIN_LICENCE, network_folder, read_preprocessing
 
 
 class Embedder(Protocol):
@@ -49,7 +45,7 @@ class ClipVectors:
     """
 
     def __init__(self, spec: EmbedderSpec) -> None:
-        folder, weights = _folder(spec)
+        folder, weights = network_folder(spec)
         self._ready = read_preprocessing(folder)
         self._clip = ZeroShot(folder)
         self.instrument = _instrument(spec, weights, "CLIPModel", "unit vectors, compared by cosine", str(self._ready))
@@ -79,7 +75,7 @@ class FeatureVectors:
     """
 
     def __init__(self, spec: EmbedderSpec) -> None:
-        folder, weights = _folder(spec)
+        folder, weights = network_folder(spec)
         self._ready = read_preprocessing(folder)
         with quiet():
             model, loading = transformers.AutoModelForImageClassification.from_pretrained(
@@ -120,20 +116,11 @@ def packed(vector: np.ndarray) -> str:
     return b64encode(vector.astype("<f4").tobytes()).decode("ascii")
 
 
-def _folder(spec: EmbedderSpec) -> tuple[Path, Digest]:
-    """The folder of a network, and the digest of its weights."""
-    if spec.builtin is not None:
-        folder = shipped_model(spec.builtin)
-        return folder, file_digest(folder / _WEIGHTS)
-    assert spec.weights is not None  # a suite without is refused
-    return pinned_folder(Path(spec.folder), spec.weights), spec.weights
-
-
 def _instrument(spec: EmbedderSpec, weights: Digest, model: str, direction: str, preprocessing: str) -> Instrument:
     return Instrument(
         name=spec.called,
         version=f"{model}, transformers {transformers.__version__}",
-        licence=spec.licence or "Apache-2.0",
+        licence=spec.licence or BUILTIN_LICENCE,
         weights_digest=weights,
         labels=(),
         direction=direction,

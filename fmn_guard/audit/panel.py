@@ -16,7 +16,7 @@ from PIL import Image
 from ..assembly import explicit, observed
 from ..errors import FmnGuardError
 from ..evidence import Instrument, Observation, Side
-from ..instruments import DetectorSpec, EmbedderSpec, RecogniserSpec
+from ..instruments import AnyRecogniserSpec, DetectorSpec, EmbedderSpec
 from ..plan import Plan
 from ..probes import Probe
 from ..record import Digest, bytes_digest
@@ -25,7 +25,7 @@ from .detectors import Detector, Recogniser, checked_sightings, load_detector, l
 from .embedding import ClipVectors, Embedder, load_embedder, packed
 
 _R = TypeVar("_R", Recogniser, Detector, Embedder)
-_S = TypeVar("_S", RecogniserSpec, DetectorSpec, EmbedderSpec)
+_S = TypeVar("_S", AnyRecogniserSpec, DetectorSpec, EmbedderSpec)
 
 # Standard deviation of all pixel values, in grey levels, below which a picture is constant.
 _CONSTANT = 2.0

@@ -12,10 +12,11 @@ from ..cost import estimate
 from ..errors import InputError
 from ..facts import describe_checkpoint
 from ..gate import exit_code
+from ..instruments import BUILTIN, ClipRecogniserSpec, EmbedderSpec
 from ..manifest import CheckpointRef
-from ..record import write_record
+from ..record import file_digest, write_record
 from ..shipped import find, suites
-from ..suite import load_suite
+from ..suite import AuditSuite, load_suite
 from .console import emit, emit_json, keep_quiet, shown, talk
 from .device import Precision, device_option, dtype_option
 from .progress import reporting
@@ -32,7 +33,15 @@ from .run import check_folder, default_folder, finished_audit, lacks_instrument,
     metavar="SLUG",
     help="A concept that it was to forget, or a correction that it was to make. May be given several times.",
 )
-@click.option("--suite", "edition", default="conceptbench-1", show_default=True, help="Name or file of the edition.")
+@click.option(
+    "--edition",
+    "--suite",
+    "edition",
+    default="conceptbench-1",
+    show_default=True,
+    help="Name or file of the edition; conceptbench-sd-1 is for Stable Diffusion.",
+)
+@click.option("--clip", metavar="FOLDER", help="The CLIP that recognises, where the edition names none.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; after edition and checkpoint by default.")
 @click.option("--store", type=click.Path(path_type=Path), help="Keep pictures' results there, for further checkpoints.")
 @device_option
@@ -47,6 +56,7 @@ def conceptbench(
     base: str | None,
     forgotten: tuple[str, ...],
     edition: str,
+    clip: str | None,
     out: Path | None,
     store: Path | None,
     device: str,
@@ -67,6 +77,8 @@ def conceptbench(
     if forgotten and base is None:
         raise InputError("--forgotten goes with --base", hint="what was forgotten shows beside the base only")
     suite = load_suite(find(edition, suites(), Path()))
+    if clip is not None:
+        suite = _with_clip(suite, clip)
     suspect = describe_checkpoint(CheckpointRef(checkpoint=checkpoint), Path())
     original = describe_checkpoint(CheckpointRef(checkpoint=base), Path()) if base else suspect
     plan = bench_plan(suite, original)
@@ -114,3 +126,18 @@ def conceptbench(
 
         emit(bench_table(summary))
     ctx.exit(exit_code("pass" if summary.status == "measured" else "inconclusive"))
+
+
+def _with_clip(suite: AuditSuite, place: str) -> AuditSuite:
+    """The edition, recognised by a CLIP at hand, which is pinned by what it is."""
+    if not isinstance(suite.spec.recogniser, ClipRecogniserSpec):
+        raise InputError(f"suite {suite.metadata.name} is not recognised by a CLIP", hint="leave --clip out")
+    weights, licence = None, None
+    if not place.startswith(BUILTIN):
+        path = Path(place) / "model.safetensors"
+        if not path.is_file():
+            raise InputError(f"there is no {shown(path)}", hint="a CLIP is a transformers folder with safetensors")
+        weights, licence = file_digest(path), "not stated"
+    clip = EmbedderSpec(called="clip", folder=place, weights=weights, licence=licence)
+    recogniser = suite.spec.recogniser.model_copy(update={"clip": clip})
+    return suite.model_copy(update={"spec": suite.spec.model_copy(update={"recogniser": recogniser})})

