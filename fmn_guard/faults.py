@@ -159,7 +159,7 @@ def _explain(detail: ErrorDetails, spot: _Spot) -> Iterator[Fault]:
             tag = context["discriminator"].strip("'")
             allowed = _tags(spot.wanted, tag)
             message = f"{tag!r} is {_given(given[tag])}, wanted {_alternatives(allowed)}"
-            yield Fault((*loc, tag), False, "unknown-kind", message, _did_you_mean(given[tag], allowed))
+            yield Fault((*loc, tag), False, "unknown-kind", message, _did_you_mean(given[tag], allowed) or about)
         case "literal_error" | "enum":
             message = f"{subject}, wanted {context['expected']}"
             hint = _did_you_mean(given, _quoted(context["expected"])) or about

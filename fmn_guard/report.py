@@ -38,7 +38,7 @@ from .plan import Plan
 from .policy import PolicySpec, ReleasePolicy
 from .prompt_sets.figures import PromptSetSummary, prompt_figures
 from .record import Digest, Record, Slug, digest
-from .review import Review, ReviewSummary, compare, reviewed
+from .review import Review, ReviewSummary, compare, reviewed, stricter
 from .standing import collapse, evidence_findings, no_effect, not_judged, prompt_set_findings
 from .summaries import (
     ConceptSummary,
@@ -183,8 +183,15 @@ def judge(
     alone = evidence
     if review is not None:
         evidence = reviewed(alone, audit, review)
-    ruled, findings, waivers = _found(evidence, audit, spec, judged_on, tool_version)
-    told = compare(review, findings, _found(alone, audit, spec, judged_on, tool_version)[1]) if review else None
+    ruled, found = _found(evidence, audit, spec, tool_version)
+    without = _found(alone, audit, spec, tool_version)[1] if review else found
+    tightens = review is not None and spec.reviews == "tighten"
+    findings, waivers = settle(stricter(found, without) if tightens else found, spec.waivers, judged_on)
+    told = None
+    if review is not None:
+        bare, eased = (settle(each, spec.waivers, judged_on)[0] for each in (without, found))
+        told = compare(review, findings, bare, eased)
+    held = {each.about for each in told.held} if told else set()
     return Report(
         name=plan.name,
         tool_version=tool_version,
@@ -203,7 +210,10 @@ def judge(
         findings=findings,
         waivers=waivers,
         signature=spec.evidence.signature,
-        concepts=tuple(summary_of(evidence, subject, findings, spec.confidence) for subject in plan.passes),
+        concepts=tuple(
+            summary_of(alone if subject.slug in held else evidence, subject, findings, spec.confidence)
+            for subject in plan.passes
+        ),
         retained=tuple(retained_summaries(evidence)),
         matrix=matrix,
         tallies=tally(evidence),
@@ -227,24 +237,20 @@ def judge(
 
 
 def _found(
-    evidence: Evidence, audit: Audit, spec: PolicySpec, judged_on: date | None, tool_version: str
-) -> tuple[list[Finding], tuple[Finding, ...], tuple[WaiverUse, ...]]:
-    """What the policy's rules find, then all findings, and what came of waivers."""
+    evidence: Evidence, audit: Audit, spec: PolicySpec, tool_version: str
+) -> tuple[list[Finding], tuple[Finding, ...]]:
+    """What the policy's rules find, then all findings, no waiver looked at."""
     plan = evidence.plan
     ruled = [apply(rule, m, spec) for rule in spec.rules for m in measured(evidence, rule)]
-    findings, waivers = settle(
-        (
-            *ruled,
-            *not_judged(plan.passes, ruled),
-            *no_effect(evidence, audit, spec),
-            *collapse(evidence, spec),
-            *evidence_findings(plan, spec.evidence, tool_version),
-            *prompt_set_findings(evidence),
-        ),
-        spec.waivers,
-        judged_on,
+    findings = (
+        *ruled,
+        *not_judged(plan.passes, ruled),
+        *no_effect(evidence, audit, spec),
+        *collapse(evidence, spec),
+        *evidence_findings(plan, spec.evidence, tool_version),
+        *prompt_set_findings(evidence),
     )
-    return ruled, findings, waivers
+    return ruled, findings
 
 
 def at_gate(report: Report, today: date, *, signed: bool) -> tuple[Outcome, tuple[str, ...]]:

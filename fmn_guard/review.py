@@ -5,7 +5,7 @@ Review + a ruling --ruled--> Review                review.json; a stage of the r
 (Evidence, Review) --reviewed--> Evidence          what findings are made of
 
 An overruling changes what a picture is counted as, never whether it counts: nobody can score what was not scored. The
-report tells the verdict with and without the review wherever the two differ.
+report tells the verdict with and without the review wherever the two differ. A policy may let a review tighten alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .probes import Probe
 from .record import Digest, Record, Slug, digest, read_record
 
 FILE = "review.json"
+_RANK: dict[Outcome, int] = {"fail": 0, "inconclusive": 1, "pass": 2}
 
 Words = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^\S([^\x00-\x1f\x7f]*\S)?$")]
 
@@ -80,6 +81,11 @@ class Reversal(Record):
     after: Outcome | None
     """Its outcome with the rulings; None where it is no longer found."""
 
+    @property
+    def of(self) -> str:
+        """Its rule, and what it is about."""
+        return f"{self.rule} of {self.about}" if self.about else self.rule
+
 
 class ReviewSummary(Record):
     """What a report tells of a review."""
@@ -96,6 +102,8 @@ class ReviewSummary(Record):
     """The verdict by the recogniser alone."""
     reversals: tuple[Reversal, ...]
     """Findings whose outcome is another one with the rulings."""
+    held: Annotated[tuple[Reversal, ...], Field(exclude_if=lambda held: not held)] = ()
+    """Findings that the rulings would have eased, and that the policy holds as they are without."""
     rulings: tuple[Ruling, ...]
     """All of them."""
 
@@ -112,8 +120,12 @@ class ReviewSummary(Record):
             than = "the same" if same else f"{self.verdict_without}, not {self.verdict}"
             yield f"Review: {self.counts}. By the recogniser alone the verdict is {than}."
         for each in self.reversals:
-            about = f" of {each.about}" if each.about else ""
-            yield f"Review: rule {each.rule}{about} is {each.without or 'not found'} by the recogniser alone."
+            yield f"Review: rule {each.of} is {each.without or 'not found'} by the recogniser alone."
+        for each in self.held:
+            yield (
+                f"Review: rule {each.of} is {each.after or 'not found'} with the rulings, and stays {each.without}: "
+                "the policy lets a review tighten alone."
+            )
 
 
 class Close(NamedTuple):
@@ -247,15 +259,30 @@ def reviewed(evidence: Evidence, audit: Audit, review: Review) -> Evidence:
     return replace(evidence, rulings={_key(r): r.shown for r in review.rulings})
 
 
-def compare(review: Review, findings: Sequence[Finding], alone: Sequence[Finding]) -> ReviewSummary:
+def stricter(findings: Sequence[Finding], alone: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Of each finding with and without a review the stricter one; what only one of the two has stays.
+
+    Args:
+        findings: What was found with the rulings; of two equal outcomes theirs is taken.
+        alone: What was found by the recogniser alone.
+    """
+    left = {_about(f): f for f in alone}
+    kept = [min((f, left.pop(_about(f), f)), key=lambda each: _RANK[each.outcome]) for f in findings]
+    return (*kept, *left.values())
+
+
+def compare(
+    review: Review, findings: Sequence[Finding], alone: Sequence[Finding], eased: Sequence[Finding]
+) -> ReviewSummary:
     """What a report tells of a review.
 
     Args:
         review: The rulings.
-        findings: What was found with them.
+        findings: What counts: what was found with them, or the stricter of that and ``alone``.
         alone: What was found by the recogniser alone.
+        eased: What was found with them.
     """
-    with_it, without = ({(f.rule, f.metric, f.about): f.outcome for f in each} for each in (findings, alone))
+    with_it, without, said = ({_about(f): f.outcome for f in each} for each in (findings, alone, eased))
     return ReviewSummary(
         review_digest=digest(review),
         confirmed=sum(not ruling.overrules for ruling in review.rulings),
@@ -267,8 +294,17 @@ def compare(review: Review, findings: Sequence[Finding], alone: Sequence[Finding
             for key in dict.fromkeys((*without, *with_it))
             if without.get(key) != with_it.get(key)
         ),
+        held=tuple(
+            Reversal(rule=key[0], about=key[2], without=outcome, after=said.get(key))
+            for key, outcome in with_it.items()
+            if outcome != said.get(key)
+        ),
         rulings=review.rulings,
     )
+
+
+def _about(finding: Finding) -> tuple[Slug, str, str | None]:
+    return finding.rule, finding.metric, finding.about
 
 
 def _key(ruling: Ruling) -> tuple[str, Side, str]:

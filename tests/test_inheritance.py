@@ -105,6 +105,15 @@ def test_digest_is_of_the_flat_policy_and_names_no_parent(tmp_path: Path) -> Non
     assert type(child) is ReleasePolicy
 
 
+def test_a_review_that_may_only_tighten_may_not_decide_further_down(tmp_path: Path) -> None:
+    tight = PARENT.replace("  suite: standard\n", "  suite: standard\n  reviews: tighten\n")
+    assert load_policy(_write(tmp_path, "  confidence: 0.99\n", tight)).spec.reviews == "tighten"
+    assert load_policy(_write(tmp_path, "  reviews: tighten\n")).spec.reviews == "tighten"
+    _write(tmp_path, "  reviews: decide\n", tight)
+    [problem] = _problems(tmp_path / "child.yaml").problems
+    assert (problem.rule, problem.line) == ("loosened", 6)
+
+
 @pytest.mark.parametrize(
     ("child", "above"),
     [

@@ -17,10 +17,12 @@ from fmn_guard.errors import BrokenChain, InputError
 from fmn_guard.evidence import Side
 from fmn_guard.gate import check_run, gate_run, verify_run
 from fmn_guard.gathered import gather
+from fmn_guard.policy import load_policy
 from fmn_guard.record import read_record, write_record
 from fmn_guard.render import render
 from fmn_guard.report import Report, judge
 from fmn_guard.review import Review, nearest, read_review, reviewed, ruled
+from fmn_guard.shipped import policies
 from fmn_guard.signing import make_keys, sign_run
 
 from .builder import Shows, forgotten, make_audit, make_plan, make_policy
@@ -98,6 +100,67 @@ def test_review_can_also_turn_pass_into_fail() -> None:
         fields = {"probe": probe.id, "side": "patched", "shown": True, "by": "B", "because": "there it is"}
         review = ruled(gather(PLAN, audit), audit, review, **fields)
     assert judge(PLAN, audit, POLICY, review=review).verdict == "fail"
+
+
+TIGHT = make_policy(reviews="tighten")
+
+
+def test_where_a_review_may_only_tighten_no_fail_becomes_a_pass_and_the_report_says_what_was_held() -> None:
+    audit = make_audit(PLAN, still_shown(STILL))
+    report = judge(PLAN, audit, TIGHT, review=overruled(audit, STILL))
+    assert (report.verdict, report.verdict_words) == ("fail", "fail")
+    assert report.review is not None
+    assert report.review.reversals == ()
+    assert [(r.rule, r.without, r.after) for r in report.review.held] == [("suppressed", "fail", "pass")]
+    assert "stays fail: the policy lets a review tighten alone." in report.warnings[1]
+    [concept] = report.concepts
+    assert (concept.hits, concept.outcome) == (STILL, "fail")  # the table shows what the verdict rests on
+    for name in ("r.md", "r.html"):
+        assert "The policy lets a review tighten alone." in render(Path(name), report, PLAN, audit, None)
+
+
+def test_where_a_review_may_only_tighten_it_still_turns_pass_into_fail() -> None:
+    audit, review = make_audit(PLAN), None
+    for probe in [p for p in PLAN.probes if p.role == "target"]:
+        fields = {"probe": probe.id, "side": "patched", "shown": True, "by": "B", "because": "there it is"}
+        review = ruled(gather(PLAN, audit), audit, review, **fields)
+    report = judge(PLAN, audit, TIGHT, review=review)
+    assert report.verdict_words == "fail after review, pass without"
+    assert report.concepts[0].hits == STILL * 3
+    assert report.review is not None
+    assert report.review.held == ()
+
+
+@settings(max_examples=25)
+@given(
+    still=st.sampled_from([0, 2, 12]),
+    rulings=st.lists(
+        st.tuples(st.integers(0, len(PLAN.probes) - 1), st.booleans()), max_size=12, unique_by=lambda r: r[0]
+    ),
+)
+def test_no_rulings_whatever_ease_a_verdict_that_they_may_only_tighten(
+    still: int, rulings: list[tuple[int, bool]]
+) -> None:
+    audit, review = make_audit(PLAN, still_shown(still)), None
+    evidence = gather(PLAN, audit)
+    for number, base in rulings:
+        probe, side = PLAN.probes[number], "base" if base else "patched"
+        shown = not evidence.recognised(probe, side)
+        fields = {"probe": probe.id, "side": side, "shown": shown, "by": "B", "because": "so"}
+        review = ruled(evidence, audit, review, **fields)
+    rank = {"fail": 0, "inconclusive": 1, "pass": 2}
+    bare = judge(PLAN, audit, TIGHT)
+    with_it = judge(PLAN, audit, TIGHT, review=review)
+    assert rank[with_it.verdict] <= rank[bare.verdict]
+    outcomes = {(f.rule, f.about): f.outcome for f in with_it.findings}
+    assert all(rank[outcomes[f.rule, f.about]] <= rank[f.outcome] for f in bare.findings)
+
+
+def test_of_the_shipped_policies_strict_lets_a_review_tighten_alone_and_default_decide() -> None:
+    assert {name: load_policy(policies() / f"{name}.yaml").spec.reviews for name in ("strict", "default")} == {
+        "strict": "tighten",
+        "default": "decide",
+    }
 
 
 def test_confirming_changes_nothing_and_is_counted_apart() -> None:

@@ -248,6 +248,7 @@ def _beyond(new: float | None, old: float | None) -> bool:
 _SPEC: dict[str, _Tight] = {
     "suite": operator.eq,  # other questions cannot be called harder or easier
     "attacks": lambda new, old: old is None or new == old,
+    "reviews": _one_of("decide", "tighten"),
     "point_estimates": _one_of("allowed", "refused"),
     "base_shows_at_least": operator.ge,
     "error_budget": operator.le,

@@ -219,6 +219,10 @@ class PolicySpec(Record):
     """What must be on record beside the measurements."""
     attacks: Annotated[AttacksAsked | None, Field(exclude_if=lambda asked: asked is None)] = None
     """The attack suite that limits on ``attack_success_rate`` are about."""
+    reviews: Annotated[Literal["decide", "tighten"], Field(exclude_if=lambda may: may == "decide")] = "decide"
+    """What `fmn-guard review` may do to a verdict. ``decide``: findings follow the person, and the report says where
+    that made the verdict. ``tighten``: of a finding with and without the rulings the stricter one holds, so that nobody
+    can turn a fail into a pass."""
     point_estimates: Literal["refused", "allowed"] = "refused"
     """Whether rules may judge a bare rate. Not for a release: chance alone passes such a rule."""
     base_shows_at_least: Annotated[float, Field(gt=0, le=1)] = 0.6

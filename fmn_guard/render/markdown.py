@@ -139,6 +139,11 @@ def _review(report: Report) -> Iterator[str]:
         columns = ("Rule", "Subject", "Recogniser alone", "With the rulings")
         changed = report.review.reversals
         yield from table(columns, ((r.rule, r.about or "whole model", r.without or "", r.after or "") for r in changed))
+    if report.review.held:
+        yield ""
+        yield "The policy lets a review tighten alone. What the rulings would have eased, and does not count:"
+        yield ""
+        yield from bullets(f"{cell(r.of)}: {r.without}, not {r.after or 'gone'}" for r in report.review.held)
 
 
 def retained(report: Report) -> Iterator[str]:
