@@ -36,7 +36,7 @@ from .matrix import pass_matrix, rebounds
 from .mscore import InReport, MScore, check_chain, summarise
 from .plan import Plan
 from .policy import PolicySpec, ReleasePolicy
-from .prompt_sets.figures import PromptSetSummary, prompt_figures
+from .prompt_sets.summary import PromptSetSummary, prompt_figures
 from .record import Digest, Record, Slug, digest
 from .review import Review, ReviewSummary, compare, reviewed, stricter
 from .standing import collapse, evidence_findings, no_effect, not_judged, prompt_set_findings

@@ -22,10 +22,12 @@ from fmn_guard.gathered import gather
 from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.probes import Probe
-from fmn_guard.prompt_sets.figures import Prediction, PromptSetSummary, expected_maximum, prompt_figures, unlearning
+from fmn_guard.prompt_sets.counting import Prediction, unlearning
+from fmn_guard.prompt_sets.figures import expected_maximum
 from fmn_guard.prompt_sets.protocols import BROAD, PROTOCOLS, STRICT
 from fmn_guard.prompt_sets.rows import prompt_sets_of
 from fmn_guard.prompt_sets.spec import PresetName
+from fmn_guard.prompt_sets.summary import PromptSetSummary, prompt_figures
 from fmn_guard.record import bytes_digest, digest, parse_plain
 from fmn_guard.shipped import suites
 from fmn_guard.stats import wilson

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import rich_click as click
@@ -15,11 +14,11 @@ from ..lint import lint_manifest, lint_policy
 from ..manifest import CheckpointRef
 from ..plan import compile_plan
 from ..shipped import find, policies
+from .beside import measured_beside
 from .console import emit_json, keep_quiet, shown, talk
 from .device import Precision, device_option, dtype_option
 from .output import Outputs, output_options, read_frameworks
 from .pictures import Embed
-from .progress import reporting
 from .run import check_folder, conclude, default_folder, finished_audit, lacks_instrument, open_folder, unlist
 from .spread import spread_options
 
@@ -97,30 +96,21 @@ def audit(
     if measured is not None:
         say(f"re-using {shown(run / 'audit.json')}")
     else:
-        from ..audit.auditor import measure
-        from ..audit.stages import Models
-        from ..model.checkpoint import load_pipeline
-
         unlist(run)
-        with reporting(quiet) as progress:
-            measured = measure(
-                plan,
-                Models(
-                    partial(load_pipeline, original.folder, device, precision),
-                    partial(load_pipeline, suspect.folder, device, precision),
-                ),
-                patched_digest=suspect.facts.identity,
-                passes_digest=None,
-                device=device,
-                precision=precision,
-                out=run,
-                keep_images=not no_images,
-                kept_store=store,
-                shard=shard,
-                on_ray=executor == "ray",
-                address=address,
-                progress=progress,
-            )
+        measured = measured_beside(
+            plan,
+            original,
+            suspect,
+            run,
+            quiet,
+            device=device,
+            precision=precision,
+            keep_images=not no_images,
+            kept_store=store,
+            shard=shard,
+            on_ray=executor == "ray",
+            address=address,
+        )
     if measured is None:
         say(f"shard {shard} is drawn; `fmn-guard audit-merge` puts all of them together")
         return

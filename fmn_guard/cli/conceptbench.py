@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import rich_click as click
@@ -17,9 +16,9 @@ from ..manifest import CheckpointRef
 from ..record import file_digest, write_record
 from ..shipped import find, suites
 from ..suite import AuditSuite, load_suite
+from .beside import measured_beside
 from .console import emit, emit_json, keep_quiet, shown, talk
 from .device import Precision, device_option, dtype_option
-from .progress import reporting
 from .run import check_folder, default_folder, finished_audit, lacks_instrument, open_folder
 
 
@@ -90,31 +89,22 @@ def conceptbench(
     if audit is not None and not lacks_instrument(audit):
         say(f"re-using {shown(run / 'audit.json')}")
     else:
-        from ..audit.auditor import measure
-        from ..audit.stages import Models
-        from ..model.checkpoint import load_pipeline
-
         for each in (original, suspect):
             refuse_misfits(each.folder)
         device = str(available_device(device))
         open_folder(run, plan)
         say(f"run folder: {shown(run)}; {estimate(plan).images:,} pictures of both sides")
-        with reporting(quiet) as progress:
-            audit = measure(
-                plan,
-                Models(
-                    partial(load_pipeline, original.folder, device, precision),
-                    partial(load_pipeline, suspect.folder, device, precision),
-                ),
-                patched_digest=suspect.facts.identity,
-                passes_digest=None,
-                device=device,
-                precision=precision,
-                out=run,
-                keep_images=not no_images,
-                kept_store=store,
-                progress=progress,
-            )
+        audit = measured_beside(
+            plan,
+            original,
+            suspect,
+            run,
+            quiet,
+            device=device,
+            precision=precision,
+            keep_images=not no_images,
+            kept_store=store,
+        )
         assert audit is not None  # it is of no shard
     summary = bench_summary(suite, plan, audit, forgotten)
     write_record(run / FILE, summary)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..prompt_sets.figures import Figure, FigureRow, PromptSetSummary
+from ..prompt_sets.figures import Figure
+from ..prompt_sets.summary import FigureRow, PromptSetSummary
 from ..report import Report
 from ..stats import percent
 
