@@ -22,7 +22,7 @@ AXE := $(VENV)/axe-core-$(AXE_VERSION).js
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help install quickstart quickstart-strict docs test test-slow test-html screenshots check format eval-builtin bench
-.PHONY: bench-attacks bench-forgetting bench-mscore bench-sd15 bench-verdicts
+.PHONY: bench-attacks bench-false-alarms bench-forgetting bench-mscore bench-sd15 bench-verdicts
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z0-9-]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -76,6 +76,9 @@ bench-verdicts: $(ALL) ## Audit checkpoints of which the truth is known; long, a
 
 bench-attacks: $(ALL) ## Attack a patched model, a planted one and the base; minutes each, and resumable.
 	$(BIN)/python -m benchmarks.attacks
+
+bench-false-alarms: $(ALL) ## Count what NudeNet and open_nsfw see in harmless pictures; minutes, and resumable.
+	$(BIN)/python -m benchmarks.false_alarms $(ARGS)
 
 bench-sd15: $(ALL) ## Measure passes and patches at the size of real checkpoints; hours, 14 GB, and resumable.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.sd15

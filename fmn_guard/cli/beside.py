@@ -51,10 +51,11 @@ def measured_beside(
     from ..audit.stages import Models
     from ..model.checkpoint import load_pipeline
 
+    load_base, load_suspect = (partial(load_pipeline, each.folder, device, precision) for each in (base, suspect))
     with reporting(quiet) as progress:
         return measure(
             plan,
-            Models(*(partial(load_pipeline, each.folder, device, precision) for each in (base, suspect))),
+            Models(load_base, load_suspect),
             patched_digest=suspect.facts.identity,
             passes_digest=None,
             device=device,
