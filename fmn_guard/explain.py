@@ -85,7 +85,8 @@ def _fails(rule: Rule, spec: PolicySpec) -> str:
 
 
 def _open(rule: Rule, spec: PolicySpec) -> str:
-    unscored = f"more than {percent(spec.error_budget)} of the planned pictures have" if spec.error_budget else None
+    budget = spec.error_budget if rule.metric not in DISTANCES else 0.0  # nobody assumes a distance
+    unscored = f"more than {percent(budget)} of the planned pictures have" if budget else None
     doubts = [f"{unscored or 'a planned picture has'} no score", f"fewer than {rule.min_samples} are scored"]
     if rule.metric in BASE_MUST_SHOW:
         doubts.insert(0, f"the base shows it in less than {percent(spec.base_shows_at_least)} of its pictures")

@@ -13,9 +13,10 @@ from fmn_guard.cases import Counts
 from fmn_guard.distances import DistanceFigure
 from fmn_guard.errors import BrokenChain
 from fmn_guard.evidence import Audit, Distances, PairDistance, SetDistance
+from fmn_guard.explain import explain
 from fmn_guard.findings import Finding
 from fmn_guard.instruments import DistancesSpec, EmbedderSpec
-from fmn_guard.policy import Metric, Rule
+from fmn_guard.policy import Metric, Rule, resolve_policy
 from fmn_guard.record import canonical_json
 from fmn_guard.render.csvfile import csvfile
 from fmn_guard.render.html.page import html
@@ -209,3 +210,17 @@ def test_report_holds_each_figure_with_what_it_is_over() -> None:
     assert figures["seed_distance"].value == pytest.approx(0.2)
     assert {each.n for each in figures.values()} == {len(RETAINED)}
     assert "kid" not in figures
+
+
+def test_a_limit_on_a_distance_is_explained_in_its_own_units(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        "apiVersion: fmn-guard/v1\nkind: ReleasePolicy\nmetadata: {name: mine}\nspec:\n  suite: standard\n"
+        "  error_budget: 0.01\n  rules:\n    - {id: near, metric: paired_distance, at_most: 0.05}\n",
+        encoding="utf-8",
+    )
+    said = explain(resolve_policy(path), "near")
+    assert said["Passes if"] == "the upper end of the 95 % interval is at most 0.0500"
+    assert said["Inconclusive if"].endswith("a planned picture has no score, or fewer than 1 are scored")
+    assert said["Pictures"].startswith("at least 2;")
+    assert said["Metric"].startswith("Mean cosine distance of base and patched picture")
