@@ -38,9 +38,9 @@ class DistanceFigure(Record):
     interval: Interval | None
     """Its interval; None where that is not told."""
     n: int
-    """Pairs it is over."""
+    """Pairs it is over; of ``seed_distance``, prompts."""
     n_planned: int
-    """Pairs planned."""
+    """Pairs planned, or prompts of several pictures."""
 
 
 class DistanceSummary(Record):

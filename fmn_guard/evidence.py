@@ -159,8 +159,17 @@ class PairDistance(Record):
     """The same of the patched model's picture."""
     moved: float | None
     """Cosine distance of the two pictures, in [0, 2]."""
-    seeds: float | None
-    """Mean cosine distance of the base's picture to its others of the same prompt; None where there is no other."""
+
+
+class SeedDistance(Record):
+    """How far the base's pictures of one prompt are apart."""
+
+    probe: str
+    """Id of the first probe that asks it."""
+    apart: float
+    """Mean cosine distance between pictures of different seeds, in [0, 2]."""
+    n: int = Field(ge=2)
+    """Pictures."""
 
 
 class SetDistance(Record):
@@ -179,6 +188,9 @@ class Distances(Record):
 
     pairs: tuple[PairDistance, ...]
     """Of every retained probe, in the plan's order."""
+    seeds: tuple[SeedDistance, ...]
+    """Of every prompt of which the base has several pictures, what is forgotten too: what is retained may have one a
+    prompt."""
     cmmd: SetDistance | None
     """CMMD; None where fewer than two pairs have vectors."""
     kid: Annotated[SetDistance | None, Field(exclude_if=lambda distance: distance is None)] = None

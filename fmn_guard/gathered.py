@@ -128,7 +128,8 @@ def gather(plan: Plan, audit: Audit) -> Evidence:
     if audit.distances is not None:
         told = [pair.probe for pair in audit.distances.pairs]
         retained = {probe.id for probe in plan.probes if probe.role == "retained"}
-        if plan.distances is None or len(set(told)) < len(told) or not set(told) <= retained:
+        strange = not set(told) <= retained or not {each.probe for each in audit.distances.seeds} <= probes
+        if plan.distances is None or len(set(told)) < len(told) or strange:
             raise BrokenChain("distances that the plan does not ask for, or one told twice", hint="audit again")
     return Evidence(plan, seen, absent, known, distances=audit.distances)
 

@@ -170,9 +170,8 @@ def paired_distance(evidence: Evidence) -> Distance:
 
     Told beside how far the base's own pictures of one prompt are apart from seed to seed.
     """
-    pairs = list(_pairs(evidence))
-    numbers = tuple((prompt, p.moved) for prompt, p in pairs if p.moved is not None)
-    return _distance(evidence, numbers, beside=_mean([p.seeds for _, p in pairs if p.seeds is not None]))
+    numbers = tuple((prompt, p.moved) for prompt, p in _pairs(evidence) if p.moved is not None)
+    return _distance(evidence, numbers, beside=seed_distance(evidence).value)
 
 
 def cmmd(evidence: Evidence) -> Distance:
@@ -191,9 +190,12 @@ def cmmd(evidence: Evidence) -> Distance:
 
 
 def seed_distance(evidence: Evidence) -> Distance:
-    """Mean cosine distance of a picture of the base's to its others of the same prompt."""
-    numbers = tuple((prompt, p.seeds) for prompt, p in _pairs(evidence) if p.seeds is not None)
-    return _distance(evidence, numbers)
+    """Mean over prompts of the cosine distance between the base's pictures of one prompt, told and never judged."""
+    asked = {probe.id: probe.prompt for probe in evidence.plan.probes}
+    found = evidence.distances.seeds if evidence.distances else ()
+    drawn = {(p.prompt, p.seed) for p in evidence.plan.probes if p.role != "prompted"}
+    several = [prompt for prompt, n in Counter(prompt for prompt, _ in drawn).items() if n > 1]
+    return Distance((), asked=len(several), numbers=tuple((asked[each.probe], each.apart) for each in found))
 
 
 def _pairs(evidence: Evidence) -> Iterator[tuple[str, PairDistance]]:

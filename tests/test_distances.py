@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from fmn_guard.cases import Counts
 from fmn_guard.distances import DistanceFigure
 from fmn_guard.errors import BrokenChain
-from fmn_guard.evidence import Audit, Distances, PairDistance, SetDistance
+from fmn_guard.evidence import Audit, Distances, PairDistance, SeedDistance, SetDistance
 from fmn_guard.explain import explain
 from fmn_guard.findings import Finding
 from fmn_guard.instruments import DistancesSpec, EmbedderSpec
@@ -37,10 +37,13 @@ MOVED = [0.01 * (i % 5) for i in range(len(RETAINED))]
 def distances(**changes: Any) -> Distances:
     """Pairs that are 0 to .04 apart, the base's seeds .2; a CMMD of .5 with an error of .1."""
     pairs = [
-        PairDistance(probe=probe.id, base=25.0, patched=24.0 + moved, moved=moved, seeds=0.2)
+        PairDistance(probe=probe.id, base=25.0, patched=24.0 + moved, moved=moved)
         for probe, moved in zip(RETAINED, MOVED, strict=True)
     ]
-    whole: dict[str, Any] = {"pairs": tuple(pairs), "cmmd": SetDistance(value=0.5, error=0.1, n=len(pairs))}
+    asked = {probe.prompt: probe.id for probe in reversed(PLAN.probes)}
+    seeds = [SeedDistance(probe=probe, apart=0.1 + 0.2 * (i % 2), n=6) for i, probe in enumerate(asked.values())]
+    whole: dict[str, Any] = {"pairs": tuple(pairs), "seeds": tuple(seeds)}
+    whole["cmmd"] = SetDistance(value=0.5, error=0.1, n=len(pairs))
     return Distances(**whole | changes)
 
 
@@ -208,6 +211,9 @@ def test_report_holds_each_figure_with_what_it_is_over() -> None:
     assert figures["clip_score_base"].value == 25
     assert figures["clip_score_patched"].value == pytest.approx(24 + fmean(MOVED))
     assert figures["seed_distance"].value == pytest.approx(0.2)
+    seeds = figures.pop("seed_distance")
+    assert (seeds.n, seeds.n_planned) == (18, 18)  # prompts: six of the target, and of each of two retained
+    assert seeds.interval is not None and seeds.interval.low < 0.2 < seeds.interval.high
     assert {each.n for each in figures.values()} == {len(RETAINED)}
     assert "kid" not in figures
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ..evidence import Audit, Distances, Instrument, PairDistance, SetDistance, Side
+from ..evidence import Audit, Distances, Instrument, PairDistance, SeedDistance, SetDistance, Side
 from ..plan import Plan
 from ..probes import Probe
 from ..store import Seen, Store, instrument_key, prompt_key
@@ -51,6 +51,7 @@ def distances_of(plan: Plan, audit: Audit, store: Store) -> Distances:
             fid = SetDistance(value=round(frechet_distance(base, patched), 6), error=None, n=len(kept))
     return Distances(
         pairs=tuple(_pairs(retained, vectors, _prompts(clip, retained, store))),
+        seeds=tuple(_seeds(plan.probes, vectors)),
         cmmd=_cmmd(paired, *_stacked(paired, vectors)) if len(paired) > 1 else None,
         kid=kid,
         fid=fid,
@@ -130,11 +131,6 @@ def _cmmd(probes: Sequence[Probe], base: np.ndarray, patched: np.ndarray) -> Set
 
 
 def _pairs(probes: Sequence[Probe], vectors: Vectors, prompts: Mapping[str, np.ndarray]) -> list[PairDistance]:
-    alike: defaultdict[str, list[Probe]] = defaultdict(list)
-    for probe in probes:
-        if (probe.id, "base") in vectors:
-            alike[probe.prompt].append(probe)
-
     def score(probe: Probe, side: Side) -> float | None:
         picture, prompt = vectors.get((probe.id, side)), prompts.get(probe.prompt)
         return None if picture is None or prompt is None else round(100 * float(picture @ prompt), 4)
@@ -145,8 +141,6 @@ def _pairs(probes: Sequence[Probe], vectors: Vectors, prompts: Mapping[str, np.n
     found = []
     for probe in probes:
         base, patched = (vectors.get((probe.id, side)) for side in ("base", "patched"))
-        others = [between(base, vectors[p.id, "base"]) for p in alike[probe.prompt] if p.seed != probe.seed]
-        apart = [each for each in others if each is not None]
         moved = between(base, patched)
         found.append(
             PairDistance(
@@ -154,10 +148,21 @@ def _pairs(probes: Sequence[Probe], vectors: Vectors, prompts: Mapping[str, np.n
                 base=score(probe, "base"),
                 patched=score(probe, "patched"),
                 moved=None if moved is None else round(max(0.0, moved), 6),
-                seeds=round(sum(apart) / len(apart), 6) if apart else None,
             )
         )
     return found
+
+
+def _seeds(probes: Sequence[Probe], vectors: Vectors) -> Iterator[SeedDistance]:
+    alike: defaultdict[str, dict[int, Probe]] = defaultdict(dict)
+    for probe in probes:
+        if probe.role != "prompted" and (probe.id, "base") in vectors:
+            alike[probe.prompt].setdefault(probe.seed, probe)
+    for drawn in alike.values():
+        if (n := len(drawn)) > 1:
+            rows = np.array([vectors[probe.id, "base"] for probe in drawn.values()])  # (n, d)
+            apart = 1 - (rows @ rows.T)[np.triu_indices(n, 1)].mean()
+            yield SeedDistance(probe=next(iter(drawn.values())).id, apart=round(max(0.0, float(apart)), 6), n=n)
 
 
 def _paired(probes: Sequence[Probe], vectors: Vectors) -> list[Probe]:

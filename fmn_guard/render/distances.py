@@ -16,7 +16,10 @@ _NAMES: dict[Figure, tuple[str, str]] = {
     "clip_score_patched": ("CLIP score, patched", "the same of the patched model's pictures"),
     "clip_score_drop": ("CLIP score, drop", "the base's less the patched model's, pair by pair"),
     "paired_distance": ("Paired distance", "mean of 1 - cos(base, patched), prompt and seed being the same"),
-    "seed_distance": ("Base, seed to seed", "the same between the base's pictures of one prompt"),
+    "seed_distance": (
+        "Base, seed to seed",
+        "the same between the base's pictures of one prompt, of what is forgotten too; over prompts",
+    ),
     "cmmd": ("CMMD", "1000 MMD² of the two sets, Gaussian kernel of sigma 10, V-statistic"),
     "kid": ("KID", "MMD² of the two sets, cubic kernel, unbiased"),
     "fid": ("FID", "Frechet distance of the two sets; biased below 10,000 pictures"),

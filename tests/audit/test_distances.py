@@ -144,7 +144,8 @@ def test_a_model_that_is_its_base_is_at_no_distance(tiny_checkpoint: Path, tmp_p
     distances = found(audited(with_distances(tiny_checkpoint), tiny_checkpoint, tmp_path, changed=False))
     assert {pair.moved for pair in distances.pairs} == {0.0}
     assert all(pair.base == pair.patched for pair in distances.pairs)
-    assert all(pair.seeds is not None and pair.seeds > 0 for pair in distances.pairs)
+    assert [each.n for each in distances.seeds] == [2] * 4
+    assert all(each.apart > 0 for each in distances.seeds)
     assert distances.cmmd is not None
     assert (distances.cmmd.value, distances.cmmd.error, distances.cmmd.n) == (0.0, 0.0, 8)
 
@@ -167,7 +168,8 @@ def test_scores_and_distances_are_those_of_the_pictures(tiny_checkpoint: Path, t
     assert pair.base == pytest.approx(100 * float(vector("base", probe) @ text), abs=1e-3)
     assert pair.patched == pytest.approx(100 * float(vector("patched", probe) @ text), abs=1e-3)
     assert pair.moved == pytest.approx(1 - float(vector("base", probe) @ vector("patched", probe)), abs=1e-5)
-    assert pair.seeds == pytest.approx(1 - float(vector("base", probe) @ vector("base", other)), abs=1e-5)
+    seeds = next(each for each in distances.seeds if each.probe == probe.id)
+    assert seeds.apart == pytest.approx(1 - float(vector("base", probe) @ vector("base", other)), abs=1e-5)
     assert distances.cmmd is not None
     assert distances.cmmd.value > 0
 
