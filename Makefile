@@ -78,7 +78,7 @@ bench-attacks: $(ALL) ## Attack a patched model, a planted one and the base; min
 	$(BIN)/python -m benchmarks.attacks
 
 bench-sd15: $(ALL) ## Measure passes and patches at the size of real checkpoints; hours, 14 GB, and resumable.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.sd15
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.sd15
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fmn-guard needs Python 3.11 or later")'

@@ -16,8 +16,8 @@ from typing import Any
 
 SIZES = (256, 512)
 ARCHITECTURES = ("sd15", "sd21", "sdxl")
-SIZELESS = ("load", "patch")
-NAMES = ("operations", "load", "patch", "guarded", "released", "released gradients", "pass")
+SIZELESS = ("load", "patch", "round trips")
+NAMES = ("operations", "load", "patch", "round trips", "guarded", "released", "released gradients", "pass")
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def _figure(key: str, value: Any) -> str:
         return f"{value['seconds']:.2f} s ({value['busy']:.2f} s of CPU)"
     if isinstance(value, int) and not isinstance(value, bool) and value > 1_000_000:
         return f"{value / 1e9:.3f} GB"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fmn_guard.facts import Checkpoint, describe_checkpoint
-from fmn_guard.forget.export import exported
+from fmn_guard.forget.export import Form, effect_lost, exported
 from fmn_guard.forget.factors import Factors
 from fmn_guard.forget.folder import patch_folder, revert_folder
 from fmn_guard.forget.patch import Part, PartFacts, Patch, apply_patch, write_patch
@@ -24,9 +24,10 @@ from fmn_guard.forget.resteer import resteer
 from fmn_guard.forget.retain import Retained, RetainedLanguage
 from fmn_guard.lint import lint_manifest, lint_policy
 from fmn_guard.manifest import CheckpointRef
-from fmn_guard.model.attention import cross_attentions, edited_values, watch_attention
+from fmn_guard.model.attention import cross_attentions, edited_values, speaking_as_base, watch_attention
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.conditioning import denoise, text_states
+from fmn_guard.model.convert import to_file, to_folder
 from fmn_guard.passes import PassSpec
 from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.record import file_digest
@@ -44,6 +45,8 @@ STEPS = 2
 """Of each loop that are measured; the first, which sets up memory, is not counted."""
 _SENTENCES = 64
 """Of the language, where a step is measured: it costs the same whatever their number."""
+_SENTENCES_OF_PASS = 500
+"""The same, where a pass is measured: a tenth of what plans say."""
 _RANK = 8  # of the patch that is exported and applied; a pass's are of about that
 Row = dict[str, Any]
 
@@ -169,24 +172,40 @@ def _kept_by_us(work: _Pass, spec: PassSpec, latents: Tensor) -> Row:
 
 
 def whole_pass(setting: Setting) -> Row:
-    """Closed form and gradient of one concept as the plan states it, pictures apart."""
+    """One concept by closed form and gradient, pictures apart: all parts of a pass, and fewer of what repeats."""
     with _Pass(setting) as work:
-        spec = work.spec
+        planned = work.spec
+        retain = planned.retain.model_copy(update={"sentences": _SENTENCES_OF_PASS})
+        spec = planned.model_copy(update={"retain": retain, "steps": STEPS + 1})
         forget_peak()
         began = Lap.now()
-        retained = work.retained()
+        retained = work.language.moments(retain)
         read = Lap.now()
         latents = torch.randn(2 * spec.image_count, 4, setting.side, setting.side)
         laps: list[Lap] = []
-        record = resteer(
-            work.pipeline, work.layers, spec, latents, retained, "", None, lambda *_: laps.append(Lap.now())
-        )
+
+        def hold_nearest(before: dict[str, Tensor]) -> tuple[tuple[str, ...], Retained]:
+            laps.append(Lap.now())
+            words = work.language.nearest(retain, work.layers, before)
+            with speaking_as_base(work.layers):
+                held = words, work.language.moments(retain, words)
+            laps.append(Lap.now())
+            return held
+
+        def progress(*_: object) -> None:
+            laps.append(Lap.now())
+
+        resteer(work.pipeline, work.layers, spec, latents, retained, "", None, progress, hold_nearest)
+        solved, held, first, *_, last = laps
         return {
-            "steps": record.steps,
-            "batch": spec.batch,
+            "sentences": f"{retain.sentences} of {planned.retain.sentences}",
+            "steps": f"{spec.steps} of {planned.steps}",
+            "records a step": spec.batch,
             "language": read.since(began),
-            "closed form and first step": laps[0].since(read),
-            "other steps": laps[-1].since(laps[0]),
+            "first solution": solved.since(read),
+            "nearest words": held.since(solved),
+            "second solution and first step": first.since(held),
+            "other steps": last.since(first),
             "above base": peak() - work.base,
             "peak": peak(),
         }
@@ -220,6 +239,36 @@ def patching(setting: Setting) -> Row:
     return row | {"reverted byte for byte": same}
 
 
+def round_trips(setting: Setting) -> Row:
+    """Folder to single file and back, and what readers make of an exported patch; 0 is no difference at all."""
+    checkpoint = _checkpoint(setting)
+    setting.work.mkdir(parents=True, exist_ok=True)
+    single, again = setting.work / "single.safetensors", setting.work / "again"
+    single.unlink(missing_ok=True)
+    shutil.rmtree(again, ignore_errors=True)
+    began = Lap.now()
+    digests = {to_file(setting.folder, single).weights_digest}
+    written = Lap.now()
+    digests.add(to_folder(single, setting.folder, again).weights_digest)
+    row: Row = {
+        "to single file": written.since(began),
+        "to folder": Lap.now().since(written),
+        "same weights": digests == {checkpoint.facts.weights_digest},
+    }
+    single.unlink()
+    shutil.rmtree(again)
+    pipeline = load_pipeline(checkpoint.folder)
+    patch = _patch(pipeline, checkpoint)
+    del pipeline
+    path = setting.work / "exported.safetensors"
+    forms: tuple[Form, ...] = ("kohya", "diffusers", "diff")
+    for form in forms:
+        path.write_bytes(exported(patch, form))
+        row[f"effect lost, {form}"] = effect_lost(checkpoint, patch, path, form)
+    path.unlink()
+    return row
+
+
 def operations(setting: Setting) -> Row:
     """Floating-point operations of one UNet evaluation of one picture; nothing is computed."""
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -234,6 +283,7 @@ ARMS: dict[str, Callable[[Setting], Row]] = {
     "operations": operations,
     "load": load,
     "patch": patching,
+    "round trips": round_trips,
     "guarded": guarded,
     "released": released,
     "released gradients": released_gradients,
@@ -286,7 +336,7 @@ class _Pass:
         self.spec = self.plan.passes[0].model_copy(update={"threads": torch.get_num_threads()})
         self.pipeline = load_pipeline(checkpoint.folder)
         self.base = memory()
-        self._language = RetainedLanguage(self.pipeline, checkpoint.words(), sampler)
+        self.language = RetainedLanguage(self.pipeline, checkpoint.words(), sampler)
         self._edited = edited_values(self.pipeline.unet)
 
     def __enter__(self) -> _Pass:
@@ -296,13 +346,9 @@ class _Pass:
     def __exit__(self, *error: object) -> None:
         self._edited.__exit__(*error)
 
-    def retained(self) -> Retained:
-        """What the plan retains."""
-        return self._language.moments(self.spec.retain)
-
     def little_language(self, latents: Tensor) -> Retained:
         """Moments of the same size, of few sentences at one picture."""
-        sentences = self._language.sentences[:_SENTENCES]
+        sentences = self.language.retained(self.spec.retain)[:_SENTENCES]
         text, t = text_states(self.pipeline, sentences), torch.tensor([500])
         asked = queries(self.pipeline, latents, t, text[:1], torch.Generator().manual_seed(0))
         sums, _ = moments(self.pipeline, asked, text, 8)
