@@ -30,7 +30,7 @@ from fmn_guard.model.conditioning import denoise, text_states
 from fmn_guard.model.convert import to_file, to_folder
 from fmn_guard.passes import PassSpec
 from fmn_guard.plan import Plan, compile_plan
-from fmn_guard.record import file_digest
+from fmn_guard.record import bytes_digest, file_digest
 from fmn_guard.shipped import policies
 
 from .checkpoints import TOKENS, Architecture, unet_of
@@ -47,6 +47,7 @@ _SENTENCES = 64
 """Of the language, where a step is measured: it costs the same whatever their number."""
 _SENTENCES_OF_PASS = 500
 """The same, where a pass is measured: a tenth of what plans say."""
+_NO_PICTURES = bytes_digest(b"")  # latents are noise
 _RANK = 8  # of the patch that is exported and applied; a pass's are of about that
 Row = dict[str, Any]
 
@@ -145,7 +146,7 @@ def guarded(setting: Setting) -> Row:
             forget_peak()
 
         forget_peak()
-        resteer(work.pipeline, work.layers, spec, latents, retained, "", None, progress)
+        resteer(work.pipeline, work.layers, spec, latents, retained, _NO_PICTURES, None, progress)
         row = {
             **_steps(laps, first=0),
             "above base": max(peaks[1:]) - work.base,
@@ -195,7 +196,7 @@ def whole_pass(setting: Setting) -> Row:
         def progress(*_: object) -> None:
             laps.append(Lap.now())
 
-        resteer(work.pipeline, work.layers, spec, latents, retained, "", None, progress, hold_nearest)
+        resteer(work.pipeline, work.layers, spec, latents, retained, _NO_PICTURES, None, progress, hold_nearest)
         solved, held, first, *_, last = laps
         return {
             "sentences": f"{retain.sentences} of {planned.retain.sentences}",
@@ -212,7 +213,7 @@ def whole_pass(setting: Setting) -> Row:
 
 
 def patching(setting: Setting) -> Row:
-    """Export, apply and revert."""
+    """Export, apply and revert, beside a plain copy of the folder."""
     checkpoint = _checkpoint(setting)
     setting.work.mkdir(parents=True, exist_ok=True)
     path = setting.work / "patch.safetensors"
@@ -225,8 +226,13 @@ def patching(setting: Setting) -> Row:
     row["apply in memory"] = _timed(partial(apply_patch, pipeline, path, checkpoint.facts.identity))
     del pipeline
     applied, reverted = setting.work / "applied", setting.work / "reverted"
-    for folder in (applied, reverted):
+    for folder in (applied, reverted):  # memory that a virtual machine never had before is slow at first
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(setting.folder, folder)
+    for folder in (applied, reverted):
+        shutil.rmtree(folder)
+    row["copy of the folder"] = _timed(lambda: shutil.copytree(setting.folder, applied))
+    shutil.rmtree(applied)
     row["apply to folder"] = _timed(lambda: patch_folder(checkpoint, patch, path, applied))
     row["revert folder"] = _timed(lambda: revert_folder(applied, reverted))
     same = all(
