@@ -341,6 +341,8 @@ class _Pass:
         self.plan: Plan = compile_plan(manifest, suite, checkpoint)
         self.spec = self.plan.passes[0].model_copy(update={"threads": torch.get_num_threads()})
         self.pipeline = load_pipeline(checkpoint.folder)
+        with torch.no_grad():  # weights are mapped from their files: they count from their first use on
+            denoise(self.pipeline, torch.randn(1, 4, 8, 8), torch.tensor([500]), text_states(self.pipeline, [""]))
         self.base = memory()
         self.language = RetainedLanguage(self.pipeline, checkpoint.words(), sampler)
         self._edited = edited_values(self.pipeline.unet)
