@@ -17,7 +17,7 @@ from typing import Any
 SIZES = (256, 512)
 ARCHITECTURES = ("sd15", "sd21", "sdxl")
 SIZELESS = ("load", "patch", "round trips")
-NAMES = ("operations", "load", "patch", "round trips", "guarded", "released", "released gradients", "pass")
+NAMES = ("operations", "load", "patch", "round trips", "guarded", "released", "released gradients", "pass", "apply")
 
 
 def main() -> None:
