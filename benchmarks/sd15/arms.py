@@ -335,12 +335,12 @@ def predicted(arm: str, architecture: Architecture, size: int) -> int:
     weights = sum(4 * weight.numel() for weight in unet.parameters())
     width = unet.config.cross_attention_dim
     moments = sum(8 * module.heads * width**2 for module in cross_attentions(unet).values())
-    kept = 4 * (size // 8) ** 2 * unet.config.block_out_channels[0] * 800
+    kept = 4 * (size // 8) ** 2 * unet.config.block_out_channels[0] * 320
     libraries = 600 << 20
     others = {"sd15": 0.9, "sd21": 1.7, "sdxl": 3.6}[architecture] * 1e9  # text encoders and autoencoder
     match arm:
         case "released":
-            return int(libraries + 3 * weights + max(kept, weights))
+            return int(libraries + 4 * weights + kept)
         case "released gradients":
             return int(libraries + 2 * weights + kept)
         case "operations":
