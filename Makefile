@@ -80,8 +80,8 @@ bench-attacks: $(ALL) ## Attack a patched model, a planted one and the base; min
 bench-false-alarms: $(ALL) ## Count what NudeNet and open_nsfw see in harmless pictures; minutes, and resumable.
 	$(BIN)/python -m benchmarks.false_alarms $(ARGS)
 
-bench-sd15: $(ALL) ## Measure passes and patches at the size of real checkpoints; hours, 14 GB, and resumable.
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.sd15
+bench-sd15: $(ALL) ## Measure passes and patches at the size of real checkpoints; hours, 16 GB, and resumable.
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.sd15
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fmn-guard needs Python 3.11 or later")'

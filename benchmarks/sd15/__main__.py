@@ -16,8 +16,8 @@ from typing import Any
 
 SIZES = (256, 512)
 ARCHITECTURES = ("sd15", "sd21", "sdxl")
-SIZELESS = ("load", "patch")
-NAMES = ("operations", "load", "patch", "guarded", "released", "released gradients", "pass")
+SIZELESS = ("load", "patch", "round trips")
+NAMES = ("operations", "load", "patch", "round trips", "guarded", "released", "released gradients", "pass", "apply")
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--architecture", choices=ARCHITECTURES, action="append", help="only this one; repeatable")
     parser.add_argument("--size", choices=SIZES, type=int, action="append", help="only this one; repeatable")
     parser.add_argument("--arm", choices=NAMES, action="append", help="only this one; repeatable")
-    parser.add_argument("--most", type=float, default=14, help="GiB that an arm may take")
+    parser.add_argument("--most", type=float, default=16, help="GiB that an arm may take")
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
@@ -82,7 +82,7 @@ def _figure(key: str, value: Any) -> str:
         return f"{value['seconds']:.2f} s ({value['busy']:.2f} s of CPU)"
     if isinstance(value, int) and not isinstance(value, bool) and value > 1_000_000:
         return f"{value / 1e9:.3f} GB"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -15,21 +15,32 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fmn_guard.facts import Checkpoint, describe_checkpoint
-from fmn_guard.forget.export import exported
+from fmn_guard.forget.export import Form, effect_lost, exported
 from fmn_guard.forget.factors import Factors
 from fmn_guard.forget.folder import patch_folder, revert_folder
-from fmn_guard.forget.patch import Part, PartFacts, Patch, apply_patch, write_patch
+from fmn_guard.forget.patch import (
+    PATCH,
+    Part,
+    PartFacts,
+    Patch,
+    apply_patch,
+    edits_after,
+    read_patch,
+    write_patch,
+)
 from fmn_guard.forget.reading import added, moments, queries
 from fmn_guard.forget.resteer import resteer
 from fmn_guard.forget.retain import Retained, RetainedLanguage
+from fmn_guard.forget.runner import run_plan
 from fmn_guard.lint import lint_manifest, lint_policy
 from fmn_guard.manifest import CheckpointRef
-from fmn_guard.model.attention import cross_attentions, edited_values, watch_attention
+from fmn_guard.model.attention import cross_attentions, edited_values, speaking_as_base, watch_attention
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.conditioning import denoise, text_states
+from fmn_guard.model.convert import to_file, to_folder
 from fmn_guard.passes import PassSpec
 from fmn_guard.plan import Plan, compile_plan
-from fmn_guard.record import file_digest
+from fmn_guard.record import bytes_digest, file_digest
 from fmn_guard.shipped import policies
 
 from .checkpoints import TOKENS, Architecture, unet_of
@@ -44,6 +55,9 @@ STEPS = 2
 """Of each loop that are measured; the first, which sets up memory, is not counted."""
 _SENTENCES = 64
 """Of the language, where a step is measured: it costs the same whatever their number."""
+_SENTENCES_OF_PASS = 500
+"""The same, where a pass is measured: a tenth of what plans say."""
+_NO_PICTURES = bytes_digest(b"")  # latents are noise
 _RANK = 8  # of the patch that is exported and applied; a pass's are of about that
 Row = dict[str, Any]
 
@@ -142,7 +156,7 @@ def guarded(setting: Setting) -> Row:
             forget_peak()
 
         forget_peak()
-        resteer(work.pipeline, work.layers, spec, latents, retained, "", None, progress)
+        resteer(work.pipeline, work.layers, spec, latents, retained, _NO_PICTURES, None, progress)
         row = {
             **_steps(laps, first=0),
             "above base": max(peaks[1:]) - work.base,
@@ -169,31 +183,67 @@ def _kept_by_us(work: _Pass, spec: PassSpec, latents: Tensor) -> Row:
 
 
 def whole_pass(setting: Setting) -> Row:
-    """Closed form and gradient of one concept as the plan states it, pictures apart."""
+    """One concept by closed form and gradient, pictures apart: all parts of a pass, and fewer of what repeats."""
     with _Pass(setting) as work:
-        spec = work.spec
+        planned = work.spec
+        retain = planned.retain.model_copy(update={"sentences": _SENTENCES_OF_PASS})
+        spec = planned.model_copy(update={"retain": retain, "steps": STEPS + 1})
         forget_peak()
         began = Lap.now()
-        retained = work.retained()
+        retained = work.language.moments(retain)
         read = Lap.now()
         latents = torch.randn(2 * spec.image_count, 4, setting.side, setting.side)
         laps: list[Lap] = []
-        record = resteer(
-            work.pipeline, work.layers, spec, latents, retained, "", None, lambda *_: laps.append(Lap.now())
-        )
+
+        def hold_nearest(before: dict[str, Tensor]) -> tuple[tuple[str, ...], Retained]:
+            laps.append(Lap.now())
+            words = work.language.nearest(retain, work.layers, before)
+            with speaking_as_base(work.layers):
+                held = words, work.language.moments(retain, words)
+            laps.append(Lap.now())
+            return held
+
+        def progress(*_: object) -> None:
+            laps.append(Lap.now())
+
+        resteer(work.pipeline, work.layers, spec, latents, retained, _NO_PICTURES, None, progress, hold_nearest)
+        solved, held, first, *_, last = laps
         return {
-            "steps": record.steps,
-            "batch": spec.batch,
+            "sentences": f"{retain.sentences} of {planned.retain.sentences}",
+            "steps": f"{spec.steps} of {planned.steps}",
+            "records a step": spec.batch,
             "language": read.since(began),
-            "closed form and first step": laps[0].since(read),
-            "other steps": laps[-1].since(laps[0]),
+            "first solution": solved.since(read),
+            "nearest words": held.since(solved),
+            "second solution and first step": first.since(held),
+            "other steps": last.since(first),
             "above base": peak() - work.base,
             "peak": peak(),
         }
 
 
+def in_turn(setting: Setting) -> Row:
+    """The eraser as `fmn-guard apply` runs it, from pictures to patch, with the least of everything."""
+    with _Pass(setting) as work:
+        retain = work.spec.retain.model_copy(update={"sentences": 64, "pictures": 2, "nearest": 2})
+        least = {"retain": retain, "steps": 1, "batch": 1, "times": 1, "image_count": 2, "stop": None}
+        plan = work.plan.model_copy(update={"passes": (work.spec.model_copy(update=least),)})
+    del work
+    out = setting.work / "run"
+    shutil.rmtree(out, ignore_errors=True)
+    checkpoint = _checkpoint(setting)
+    began = Lap.now()
+    records = run_plan(plan, checkpoint, out)
+    row: Row = {"seconds": Lap.now().since(began), "stopped": records.passes[0].stopped}
+    patch = read_patch(out / PATCH)
+    row["layers"] = len(edits_after(patch.parts))
+    row["share of the UNet"] = (out / PATCH).stat().st_size / patch.unet_bytes
+    shutil.rmtree(out)
+    return row
+
+
 def patching(setting: Setting) -> Row:
-    """Export, apply and revert."""
+    """Export, apply and revert, beside a plain copy of the folder."""
     checkpoint = _checkpoint(setting)
     setting.work.mkdir(parents=True, exist_ok=True)
     path = setting.work / "patch.safetensors"
@@ -206,8 +256,13 @@ def patching(setting: Setting) -> Row:
     row["apply in memory"] = _timed(partial(apply_patch, pipeline, path, checkpoint.facts.identity))
     del pipeline
     applied, reverted = setting.work / "applied", setting.work / "reverted"
-    for folder in (applied, reverted):
+    for folder in (applied, reverted):  # memory that a virtual machine never had before is slow at first
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(setting.folder, folder)
+    for folder in (applied, reverted):
+        shutil.rmtree(folder)
+    row["copy of the folder"] = _timed(lambda: shutil.copytree(setting.folder, applied))
+    shutil.rmtree(applied)
     row["apply to folder"] = _timed(lambda: patch_folder(checkpoint, patch, path, applied))
     row["revert folder"] = _timed(lambda: revert_folder(applied, reverted))
     same = all(
@@ -218,6 +273,36 @@ def patching(setting: Setting) -> Row:
     for folder in (applied, reverted):
         shutil.rmtree(folder)
     return row | {"reverted byte for byte": same}
+
+
+def round_trips(setting: Setting) -> Row:
+    """Folder to single file and back, and what readers make of an exported patch; 0 is no difference at all."""
+    checkpoint = _checkpoint(setting)
+    setting.work.mkdir(parents=True, exist_ok=True)
+    single, again = setting.work / "single.safetensors", setting.work / "again"
+    single.unlink(missing_ok=True)
+    shutil.rmtree(again, ignore_errors=True)
+    began = Lap.now()
+    digests = {to_file(setting.folder, single).weights_digest}
+    written = Lap.now()
+    digests.add(to_folder(single, setting.folder, again).weights_digest)
+    row: Row = {
+        "to single file": written.since(began),
+        "to folder": Lap.now().since(written),
+        "same weights": digests == {checkpoint.facts.weights_digest},
+    }
+    single.unlink()
+    shutil.rmtree(again)
+    pipeline = load_pipeline(checkpoint.folder)
+    patch = _patch(pipeline, checkpoint)
+    del pipeline
+    path = setting.work / "exported.safetensors"
+    forms: tuple[Form, ...] = ("kohya", "diffusers", "diff")
+    for form in forms:
+        path.write_bytes(exported(patch, form))
+        row[f"effect lost, {form}"] = effect_lost(checkpoint, patch, path, form)
+    path.unlink()
+    return row
 
 
 def operations(setting: Setting) -> Row:
@@ -234,10 +319,12 @@ ARMS: dict[str, Callable[[Setting], Row]] = {
     "operations": operations,
     "load": load,
     "patch": patching,
+    "round trips": round_trips,
     "guarded": guarded,
     "released": released,
     "released gradients": released_gradients,
     "pass": whole_pass,
+    "apply": in_turn,
 }
 
 
@@ -248,17 +335,17 @@ def predicted(arm: str, architecture: Architecture, size: int) -> int:
     weights = sum(4 * weight.numel() for weight in unet.parameters())
     width = unet.config.cross_attention_dim
     moments = sum(8 * module.heads * width**2 for module in cross_attentions(unet).values())
-    kept = 4 * (size // 8) ** 2 * unet.config.block_out_channels[0] * 800
+    kept = 4 * (size // 8) ** 2 * unet.config.block_out_channels[0] * 320
     libraries = 600 << 20
     others = {"sd15": 0.9, "sd21": 1.7, "sdxl": 3.6}[architecture] * 1e9  # text encoders and autoencoder
     match arm:
         case "released":
-            return int(libraries + 3 * weights + max(kept, weights))
+            return int(libraries + 4 * weights + kept)
         case "released gradients":
             return int(libraries + 2 * weights + kept)
         case "operations":
             return libraries
-        case "guarded" | "pass":
+        case "guarded" | "pass" | "apply":
             return int(libraries + weights + others + 6 * moments + min(kept, 2 << 30))
         case _:
             return int(libraries + weights + others)
@@ -285,8 +372,10 @@ class _Pass:
         self.plan: Plan = compile_plan(manifest, suite, checkpoint)
         self.spec = self.plan.passes[0].model_copy(update={"threads": torch.get_num_threads()})
         self.pipeline = load_pipeline(checkpoint.folder)
+        with torch.no_grad():  # weights are mapped from their files: they count from their first use on
+            denoise(self.pipeline, torch.randn(1, 4, 8, 8), torch.tensor([500]), text_states(self.pipeline, [""]))
         self.base = memory()
-        self._language = RetainedLanguage(self.pipeline, checkpoint.words(), sampler)
+        self.language = RetainedLanguage(self.pipeline, checkpoint.words(), sampler)
         self._edited = edited_values(self.pipeline.unet)
 
     def __enter__(self) -> _Pass:
@@ -296,13 +385,9 @@ class _Pass:
     def __exit__(self, *error: object) -> None:
         self._edited.__exit__(*error)
 
-    def retained(self) -> Retained:
-        """What the plan retains."""
-        return self._language.moments(self.spec.retain)
-
     def little_language(self, latents: Tensor) -> Retained:
         """Moments of the same size, of few sentences at one picture."""
-        sentences = self._language.sentences[:_SENTENCES]
+        sentences = self.language.retained(self.spec.retain)[:_SENTENCES]
         text, t = text_states(self.pipeline, sentences), torch.tensor([500])
         asked = queries(self.pipeline, latents, t, text[:1], torch.Generator().manual_seed(0))
         sums, _ = moments(self.pipeline, asked, text, 8)
@@ -318,7 +403,7 @@ def _patch(pipeline: StableDiffusionPipeline, checkpoint: Checkpoint) -> Patch:
     edits = {}
     for name, module in cross_attentions(pipeline.unet).items():
         out, width = module.to_v.weight.shape
-        up = torch.randn(out, _RANK, generator=generator) / 100
+        up = torch.randn(out, _RANK, generator=generator) / 10
         edits[f"{name}.to_v.weight"] = Factors(up.half(), (torch.randn(_RANK, width, generator=generator) / 100).half())
     facts = PartFacts(concepts=("hamburger",), kind="object", plan_digest=checkpoint.facts.identity)
     return Patch(checkpoint.facts.identity, 0, (Part(facts, edits),))

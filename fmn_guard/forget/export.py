@@ -35,6 +35,8 @@ TOLERANCE = 1e-3
 """How far what a reloaded file makes the UNet predict may be from what the patch makes it predict, as a share of the
 patch's own effect: root mean squares."""
 _RECORDS = 4
+_LARGEST = 32
+"""Height and width of the latents that are compared, at most: whether an edit is read rightly shows at any size."""
 
 
 def exported(patch: Patch, form: Form, base: Checkpoint | None = None) -> bytes:
@@ -82,6 +84,7 @@ def effect_lost(base: Checkpoint, patch: Patch, path: Path, form: Form, device: 
     before = plain.unet(*inputs).sample
     _add(plain, edits_after(patch.parts))
     wanted = plain.unet(*inputs).sample
+    del plain  # one checkpoint at a time: those of SDXL take 14 GB
     reader = load_pipeline(base.folder, device)
     if form == "diff":
         by_name = {_kohya_name(name): name for name, _ in reader.unet.named_parameters()}
@@ -159,7 +162,8 @@ def _inputs(pipeline: StableDiffusionPipeline) -> tuple[Tensor, Tensor, Tensor]:
     """Noise, timesteps and text states of no prompt in particular."""
     generator = torch.Generator().manual_seed(0)
     config = pipeline.unet.config
-    x = torch.randn(_RECORDS, config.in_channels, config.sample_size, config.sample_size, generator=generator)
+    side = min(config.sample_size, _LARGEST)
+    x = torch.randn(_RECORDS, config.in_channels, side, side, generator=generator)
     t = torch.linspace(0, len(pipeline.scheduler.alphas_cumprod) - 1, _RECORDS).long()
     text = torch.randn(_RECORDS, pipeline.tokenizer.model_max_length, config.cross_attention_dim, generator=generator)
     return x.to(pipeline.device), t.to(pipeline.device), text.to(pipeline.device)

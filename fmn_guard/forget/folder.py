@@ -13,6 +13,7 @@ import math
 import shutil
 import struct
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
@@ -86,7 +87,8 @@ def patch_folder(
         )
     edits = edits_after(patch.parts)
     shards = _shards_of(base.folder, path, edits)
-    with _whole(out) as part:
+    with _whole(out) as part, ThreadPoolExecutor(1) as beside:
+        digests = beside.map(lambda name: (name, file_digest(base.folder / name)), sorted(shards) if revertible else ())
         _copy(base.folder, part, without=shards)
         kept: dict[str, Tensor] = {}
         for name, header in shards.items():
@@ -95,9 +97,7 @@ def patch_folder(
         if not revertible:
             return
         (part / KEPT).mkdir()
-        originals = _Originals(
-            precision=precision, files={name: file_digest(base.folder / name) for name in sorted(shards)}
-        )
+        originals = _Originals(precision=precision, files=dict(digests))
         content = saved(kept, {METADATA_KEY: canonical_json(originals).decode()})
         write_atomic(part / KEPT / _ORIGINALS, content)
         write_patch(part / KEPT / PATCH, patch)
@@ -111,16 +111,18 @@ def revert_folder(folder: Path, out: Path) -> None:
         RefusedArtefact: what comes out is not the base: the folder was changed after it was patched.
     """
     patch, originals, kept = _read_kept(folder)
-    with _whole(out) as part:
+    with _whole(out) as part, ThreadPoolExecutor(1) as beside:
         _copy(folder, part, without=originals.files)
-        for name, stated in originals.files.items():
+        for name in originals.files:
             try:
                 _write_original(folder / name, part / name, name, kept)
             except (KeyError, TypeError, ValueError, struct.error) as error:
                 raise _changed(folder, f"the header of {name} cannot be read") from error
-            if file_digest(part / name) != stated:
-                raise _changed(folder, f"{name} does not come out as it was")
+        digests = beside.map(lambda name: (name, file_digest(part / name)), originals.files)
         found = describe_checkpoint(CheckpointRef(checkpoint=str(part.absolute())), Path()).facts.identity
+        for name, digest in digests:
+            if digest != originals.files[name]:
+                raise _changed(folder, f"{name} does not come out as it was")
         if found != patch.base_digest:
             raise _changed(folder, f"what comes out is {found[:19]}, the base was {patch.base_digest[:19]}")
 
