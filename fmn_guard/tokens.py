@@ -1,31 +1,44 @@
 """The tokenizer of a checkpoint, read without torch: as the loaders make it, or not at all.
 
-Loaders take ``tokenizer.json`` where there is one; published checkpoints have ``vocab.json`` and ``merges.txt``. Of
-either they take vocabulary and merges. What rewrites words, or adds tokens of their own for some, is refused: it would
-hide a name from the positions that a plan counts.
+Of CLIP's, loaders take ``tokenizer.json`` where there is one; published checkpoints have ``vocab.json`` and
+``merges.txt``. Of either they take vocabulary and merges. Of T5's they take the pieces of ``tokenizer.json`` and the
+table that characters are normalised by. What rewrites words otherwise, or adds tokens of their own for some, is refused:
+it would hide a name from the positions that a plan counts.
 """
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import BPE
+from tokenizers.models import BPE, Unigram
 
 from .errors import InputError, RefusedArtefact, quoted
+from .family import Family
 from .jsonfile import read_object
 from .record import Digest, bytes_digest, file_digest
 
 MOST_BYTES = 64 << 20
 """Of a vocabulary or of merges; those of CLIP have two million at most."""
-_ROLES = {
+_CLIP_ROLES = {
     "unk_token": "<|endoftext|>",
     "bos_token": "<|startoftext|>",
     "eos_token": "<|endoftext|>",
     "pad_token": "<|endoftext|>",
 }
+_T5_ROLES = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # in the order of their numbers
+WORD_MARK = "\u2581"
+"""What pieces of T5's begin with that begin a word."""
+_SENTINEL = re.compile(r"<extra_id_\d{1,3}>")
+# What converters write beside the table of characters; T5's words are cut at spaces, so it says nothing.
+_SPACES = (
+    {"type": "Strip", "strip_left": False, "strip_right": True},
+    {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": WORD_MARK},
+)
 # What CLIP's tokenizer takes for a word.
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _NORMALIZER = {
@@ -46,7 +59,7 @@ class Tokens(NamedTuple):
         tokenizer: Neither cuts nor pads.
         digest: Over the files that it was made from.
         most: Tokens of a prompt, start and end included.
-        pad: What prompts are filled up with: the end token in Stable Diffusion 1.x, ``!`` in 2.x.
+        pad: What prompts are filled up with: the end token in Stable Diffusion 1.x, ``!`` in 2.x, ``<pad>`` in PixArt.
     """
 
     tokenizer: Tokenizer
@@ -55,36 +68,28 @@ class Tokens(NamedTuple):
     pad: str
 
 
-def read_tokens(folder: Path) -> Tokens:
-    """Reads the folder of a CLIP tokenizer.
+def read_tokens(folder: Path, family: Family) -> Tokens:
+    """Reads the folder of a tokenizer.
+
+    Args:
+        folder: its folder.
+        family: of the checkpoint that it is in, which says of what kind it is.
 
     Raises:
         InputError: a file is missing.
-        RefusedArtefact: one is damaged, contradicts another, or does more than CLIP's tokenizer does.
+        RefusedArtefact: one is damaged, contradicts another, or does more than the tokenizers of its kind do.
     """
     config = read_object(folder / "tokenizer_config.json")
-    most = config.get("model_max_length")
+    most = family.prompt_tokens or config.get("model_max_length")
     if not isinstance(most, int) or not 3 <= most <= 10_000:
         raise InputError(
             f"{folder / 'tokenizer_config.json'}: model_max_length is {quoted(most)}, not a number of tokens",
             hint="re-save the pipeline with diffusers",
         )
-    special = _special_tokens(folder, config)
-    whole, vocabulary, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
-    if whole.is_file():
-        files = [whole]
-        tokenizer = _from_whole(whole, special)
-        if vocabulary.is_file():
-            _compare(vocabulary, tokenizer)
-    elif vocabulary.is_file():
-        files = [vocabulary, merges]
-        tokenizer = _built(folder, read_object(vocabulary, MOST_BYTES), _read_merges(merges), special)
-    else:
-        raise InputError(
-            f"{folder}: no tokenizer.json, and no vocab.json with merges.txt", hint="download the whole checkpoint"
-        )
+    special = _special_tokens(folder, config, _T5_ROLES if family.text == "t5" else _CLIP_ROLES)
+    tokenizer, files = (_read_t5 if family.text == "t5" else _read_clip)(folder, special)
     for name, token in _added(folder, config):
-        if token not in special.values():
+        if not _known(token, special, family):
             raise _added_token(folder / name, token)
     files += [path for path in [folder / "special_tokens_map.json"] if path.is_file()]
     digests = [file_digest(file) for file in files]
@@ -97,10 +102,107 @@ def read_tokens(folder: Path) -> Tokens:
     )
 
 
-def _special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+def lowered(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer, for prompts that a pipeline puts into lower case before it hands them on."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    own = [copy.normalizer] if copy.normalizer else []
+    copy.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    return copy
+
+
+def _known(token: object, special: dict[str, str], family: Family) -> bool:
+    sentinel = family.text == "t5" and isinstance(token, str) and _SENTINEL.fullmatch(token)
+    return bool(sentinel) or token in special.values()
+
+
+def _read_clip(folder: Path, special: dict[str, str]) -> tuple[Tokenizer, list[Path]]:
+    whole, vocabulary, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
+    if whole.is_file():
+        tokenizer = _from_whole(whole, special)
+        if vocabulary.is_file():
+            _compare(vocabulary, tokenizer)
+        return tokenizer, [whole]
+    if not vocabulary.is_file():
+        raise InputError(
+            f"{folder}: no tokenizer.json, and no vocab.json with merges.txt", hint="download the whole checkpoint"
+        )
+    return _built(folder, read_object(vocabulary, MOST_BYTES), _read_merges(merges), special), [vocabulary, merges]
+
+
+def _read_t5(folder: Path, special: dict[str, str]) -> tuple[Tokenizer, list[Path]]:
+    whole = folder / "tokenizer.json"
+    if not whole.is_file():
+        raise InputError(
+            f"{folder}: no tokenizer.json; spiece.model is not read here",
+            hint="with sentencepiece installed: transformers.T5Tokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+        )
+    if special != _T5_ROLES:
+        raise RefusedArtefact.of(folder, "unknown-token", f"its special tokens are {quoted(special)}, not T5's", _AGAIN)
+    data = read_object(whole, MOST_BYTES)
+    match data:
+        case {"model": {"type": "Unigram", "unk_id": 2, "vocab": list(pieces)}}:
+            pass
+        case _:
+            raise RefusedArtefact.of(
+                whole, "bad-tokenizer", f"cannot be read: its model is {quoted(data.get('model'))}, not T5's", _AGAIN
+            )
+    try:
+        tokenizer = Tokenizer(Unigram([(piece, float(score)) for piece, score in pieces], unk_id=2))
+        if (table := _characters(whole, data.get("normalizer"))) is not None:
+            tokenizer.normalizer = normalizers.Precompiled(table)
+    except RefusedArtefact:
+        raise
+    except Exception as error:  # the library raises nothing more specific
+        raise RefusedArtefact.of(whole, "bad-tokenizer", f"no pieces of T5's: {quoted(str(error))}", _AGAIN) from error
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(replacement=WORD_MARK, prepend_scheme="always", split=True),
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", 1)]
+    )
+    numbers = {number: token for number, token in enumerate(special.values())}
+    for entry in data.get("added_tokens") or []:
+        match entry:
+            case {"content": str(token), "id": int(number)} if token in special.values() or _SENTINEL.fullmatch(token):
+                numbers[number] = token
+            case _:
+                raise _added_token(whole, entry.get("content") if isinstance(entry, dict) else entry)
+    for number, token in sorted(numbers.items()):
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        if tokenizer.token_to_id(token) != number:
+            found = tokenizer.token_to_id(token)
+            raise RefusedArtefact.of(whole, "unknown-token", f"{quoted(token)} is {number}, not {found}", _AGAIN)
+    return tokenizer, [whole]
+
+
+def _characters(path: Path, normalizer: object) -> bytes | None:
+    """The table by which SentencePiece normalises characters; loaders take nothing else of a normalizer."""
+    match normalizer:
+        case None:
+            parts: list[object] = []
+        case {"type": "Sequence", "normalizers": list(parts)}:
+            pass
+        case _:
+            parts = [normalizer]
+    tables = []
+    for part in parts:
+        match part:
+            case {"type": "Precompiled", "precompiled_charsmap": str(text)} if not tables:
+                tables.append(base64.b64decode(text, validate=True))
+            case _ if part not in _SPACES:
+                raise RefusedArtefact.of(
+                    path, "rewrites-words", f"its normalizer is {quoted(normalizer)}, not T5's", _AGAIN
+                )
+    return tables[0] if tables else None
+
+
+def _special_tokens(folder: Path, config: dict[str, Any], roles: dict[str, str]) -> dict[str, str]:
     """Special tokens by role; ``special_tokens_map.json`` has the last word, as with the loaders."""
     mapped = folder / "special_tokens_map.json"
-    found = dict(_ROLES)
+    found = dict(roles)
     for source in (config, read_object(mapped) if mapped.exists() else {}):
         for role in found:
             match source.get(role):

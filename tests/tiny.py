@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import string
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,23 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from fmn_guard.shipped import shipped_model
 
@@ -63,8 +75,8 @@ def save_tiny_checkpoint(folder: Path) -> Path:
     return folder
 
 
-FAMILIES = ("sd1", "sd2", "sd2-v", "sdxl", "sdxl-turbo")
-"""Stable Diffusion 1.x; 2.x predicting noise, and velocity; XL; and XL in few steps."""
+FAMILIES = ("sd1", "sd2", "sd2-v", "sdxl", "sdxl-turbo", "pixart-alpha", "pixart-sigma")
+"""Stable Diffusion 1.x; 2.x predicting noise, and velocity; XL; XL in few steps; and both PixArts."""
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULERS: dict[str, Any] = {
     "sd1": PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1),
@@ -72,6 +84,8 @@ SCHEDULERS: dict[str, Any] = {
     "sd2-v": DDIMScheduler(**NOISE, clip_sample=False, steps_offset=1, prediction_type="v_prediction"),
     "sdxl": EulerDiscreteScheduler(**NOISE, steps_offset=1),
     "sdxl-turbo": EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="trailing"),
+    "pixart-alpha": DPMSolverMultistepScheduler(beta_schedule="linear"),
+    "pixart-sigma": DPMSolverMultistepScheduler(beta_schedule="linear"),
 }
 
 
@@ -81,6 +95,8 @@ def save_tiny_family(folder: Path, family: str) -> Path:
     Tokenizers are in two files, but for sd2, which has them in one.
     """
     torch.manual_seed(1)
+    if family.startswith("pixart"):
+        return _save_tiny_pixart(folder, family)
     xl = family.startswith("sdxl")
     parts: dict[str, Any] = {
         "unet": _unet(xl, linear=family != "sd1"),
@@ -101,6 +117,49 @@ def save_tiny_family(folder: Path, family: str) -> Path:
         for name in ("tokenizer", "tokenizer_2") if xl else ("tokenizer",):
             _publish(folder / name)
     return folder
+
+
+def _save_tiny_pixart(folder: Path, family: str) -> Path:
+    tokenizer = t5_tokenizer()
+    kind = PixArtAlphaPipeline if family == "pixart-alpha" else PixArtSigmaPipeline
+    kind(
+        transformer=PixArtTransformer2DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            num_layers=3,
+            cross_attention_dim=24,
+            sample_size=8,
+            caption_channels=32,
+            # as published at 1024 pixels, which only the first version is told of
+            use_additional_conditions=family == "pixart-alpha",
+        ),
+        vae=_vae(),
+        text_encoder=T5EncoderModel(
+            T5Config(
+                vocab_size=len(tokenizer),
+                d_model=32,
+                d_kv=8,
+                d_ff=64,
+                num_layers=2,
+                num_heads=4,
+                feed_forward_proj="gated-gelu",
+            )
+        ),
+        tokenizer=tokenizer,
+        scheduler=SCHEDULERS[family],
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer of the words that the built-in model knows, and of single letters for all others."""
+    vocabulary = CLIPTokenizer.from_pretrained(shipped_model("emoji-sd") / "tokenizer").get_vocab()
+    words = sorted({token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>")})
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -4.0)]
+    pieces += [(f"\u2581{word}", -6.0) for word in words if len(word) > 1 and word.isascii() and word.isalpha()]
+    pieces += [(letter, -9.0) for letter in f"{string.ascii_letters}{string.digits}!,.'-"]
+    pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(100))]
+    return T5Tokenizer(vocab=pieces)
 
 
 def _unet(xl: bool, linear: bool) -> UNet2DConditionModel:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..model.conditioning import denoiser
+
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
@@ -17,6 +19,8 @@ _MOST = 2 << 30
 _KEPT = 800
 """Numbers that a UNet keeps for each pixel and channel of its first block: by the sketch in docs/experiments.md ("At
 real size"), 1.0 GB for one record of 256 pixels. No row of `make bench-sd15` has confirmed it yet."""
+_KEPT_BY_BLOCK = 30
+"""Numbers that a block of a transformer keeps for each patch and channel."""
 
 
 def records_at_once(pipeline: StableDiffusionPipeline, pixels: int) -> int:
@@ -32,15 +36,22 @@ def records_at_once(pipeline: StableDiffusionPipeline, pixels: int) -> int:
 @contextmanager
 def spared(pipeline: StableDiffusionPipeline, pixels: int) -> Iterator[None]:
     """Where not even one record fits, blocks keep only what they are given and are run again in the backward pass."""
-    recompute = _bytes(pipeline, pixels) > _MOST and not pipeline.unet.is_gradient_checkpointing
+    part = denoiser(pipeline)
+    recompute = _bytes(pipeline, pixels) > _MOST and not part.is_gradient_checkpointing
     if recompute:
-        pipeline.unet.enable_gradient_checkpointing()
+        part.enable_gradient_checkpointing()
     try:
         yield
     finally:
         if recompute:
-            pipeline.unet.disable_gradient_checkpointing()
+            part.disable_gradient_checkpointing()
 
 
 def _bytes(pipeline: StableDiffusionPipeline, pixels: int) -> int:
-    return int(pixels * pipeline.unet.config.block_out_channels[0] * _KEPT * pipeline.unet.dtype.itemsize)
+    part = denoiser(pipeline)
+    if "block_out_channels" in part.config:
+        kept = pixels * part.config.block_out_channels[0] * _KEPT
+    else:
+        patches = pixels / part.config.patch_size**2
+        kept = patches * part.inner_dim * part.config.num_layers * _KEPT_BY_BLOCK
+    return int(kept * part.dtype.itemsize)

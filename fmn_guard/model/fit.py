@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from diffusers import AutoencoderKL, PixArtTransformer2DModel, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from ..errors import RefusedArtefact, quoted
-from ..family import family_of
+from ..family import Family, family_of
 from ..jsonfile import read_object
 from ..tokens import Tokens
 from ..weights import normalised, shapes
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import PreTrainedTokenizerFast
 
 _AGAIN = "download the checkpoint again, or re-save it with diffusers' save_pretrained"
 # What attention of the autoencoder was called before diffusers 0.18; it still loads.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# T5's encoder has its embeddings under two names; files hold them under one or both.
+_TWICE = frozenset({"text_encoder.encoder.embed_tokens.weight"})
 _OLD_NAME = re.compile(rf"^(vae\..*attentions\.\d+\.)({'|'.join(_OLD_NAMES)})\.")
 
 
@@ -46,10 +48,10 @@ def refuse_misfits(folder: Path) -> None:
         for name, shape in shapes(folder, family.parts).items()
     }
     for part in family.parts:
-        wanted = expected_shapes(folder / part, part)
+        wanted = expected_shapes(folder / part, part, family)
         held = {name: shape for name, shape in stored.items() if name.startswith(f"{part}.")}
         for name in sorted(wanted.keys() | held.keys()):
-            if wanted.get(name) == held.get(name):
+            if wanted.get(name) == held.get(name) or (name not in held and name in _TWICE):
                 continue
             if name not in held:
                 rule, message = "missing-tensor", f"has no {quoted(name)} of shape {wanted[name]}"
@@ -60,21 +62,22 @@ def refuse_misfits(folder: Path) -> None:
             raise RefusedArtefact.of(folder / part, rule, message, _AGAIN)
 
 
-def expected_shapes(part: Path, name: str) -> dict[str, tuple[int, ...]]:
+def expected_shapes(part: Path, name: str, family: Family) -> dict[str, tuple[int, ...]]:
     """Shapes of the weights that a part's configuration asks for, by normalised name.
 
     Args:
         part: its folder.
         name: which it is, such as ``unet``.
+        family: of the checkpoint, which says of what class it is.
 
     Raises:
         RefusedArtefact: no model can be built from it.
     """
-    named = ((normalised(name, own), tensor) for own, tensor in empty_model(part, name).state_dict().items())
+    named = ((normalised(name, own), tensor) for own, tensor in empty_model(part, name, family).state_dict().items())
     return {key: tuple(tensor.shape) for key, tensor in named if key is not None}
 
 
-def empty_model(part: Path, name: str) -> torch.nn.Module:
+def empty_model(part: Path, name: str, family: Family) -> torch.nn.Module:
     """The model of a part without memory for its weights.
 
     Raises:
@@ -84,7 +87,7 @@ def empty_model(part: Path, name: str) -> torch.nn.Module:
     config = read_object(path)
     try:
         with torch.device("meta"):
-            model = _build(name, config)
+            model = _build(family.classes[name][1], config)
     except Exception as error:  # whatever a class makes of a hostile configuration
         why = quoted(str(error) or type(error).__name__)
         raise RefusedArtefact.of(path, "bad-config", f"no model can be built from it: {why}", _AGAIN) from error
@@ -92,19 +95,16 @@ def empty_model(part: Path, name: str) -> torch.nn.Module:
 
 
 def _build(name: str, config: dict[str, Any]) -> torch.nn.Module:
-    match name:
-        case "unet":
-            model: torch.nn.Module = UNet2DConditionModel.from_config(config)
-        case "vae":
-            model = AutoencoderKL.from_config(config)
-        case "text_encoder_2":
-            model = CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config))
-        case _:
-            model = CLIPTextModel(CLIPTextConfig.from_dict(config))
-    return model
+    for drawing in (UNet2DConditionModel, PixArtTransformer2DModel, AutoencoderKL):
+        if name == drawing.__name__:
+            model: torch.nn.Module = drawing.from_config(config)
+            return model
+    encoders = {each.__name__: each for each in (CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel)}
+    settings = T5Config if name == T5EncoderModel.__name__ else CLIPTextConfig
+    return encoders[name](settings.from_dict(config))
 
 
-def refuse_other_tokens(folder: Path, read: Tokens, loaded: CLIPTokenizer) -> None:
+def refuse_other_tokens(folder: Path, read: Tokens, loaded: PreTrainedTokenizerFast, family: Family) -> None:
     """Compares the tokenizer that a plan counted positions with to the one that prompts are drawn with.
 
     Raises:
@@ -112,16 +112,21 @@ def refuse_other_tokens(folder: Path, read: Tokens, loaded: CLIPTokenizer) -> No
     """
     ours, theirs = (_essence(t.to_str()) for t in (read.tokenizer, loaded.backend_tokenizer))
     differing = [key for key in ours if ours[key] != theirs[key]]
-    if differing or loaded.pad_token != read.pad or loaded.model_max_length != read.most:
+    # where a pipeline decides to how many a prompt is cut, nobody asks the tokenizer
+    cut = read.most if family.prompt_tokens else loaded.model_max_length
+    if differing or loaded.pad_token != read.pad or cut != read.most:
         raise RefusedArtefact.of(
             folder, "other-tokens", f"is loaded otherwise than it reads: {differing or 'padding'}", _AGAIN
         )
 
 
+_COMPARED = ("type", "vocab", "merges", "unk_token", "unk_id", "byte_fallback", "end_of_word_suffix")
+
+
 def _essence(serialised: str) -> dict[str, Any]:
     data = json.loads(serialised)
     special = {entry["content"]: entry["id"] for entry in data["added_tokens"]}
-    model = {key: data["model"][key] for key in ("type", "vocab", "merges", "unk_token", "end_of_word_suffix")}
+    model = {key: data["model"].get(key) for key in _COMPARED}
     return {**model, "added": special, **{key: data[key] for key in ("normalizer", "pre_tokenizer", "post_processor")}}
 
 
