@@ -2,8 +2,8 @@
 
 Of CLIP's, loaders take ``tokenizer.json`` where there is one; published checkpoints have ``vocab.json`` and
 ``merges.txt``. Of either they take vocabulary and merges. Of T5's they take the pieces of ``tokenizer.json`` and the
-table that characters are normalised by. What rewrites words otherwise, or adds tokens of their own for some, is refused:
-it would hide a name from the positions that a plan counts.
+table that characters are normalised by. What rewrites words otherwise, or adds tokens of their own for some, is
+refused: it would hide a name from the positions that a plan counts.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _read_t5(folder: Path, special: dict[str, str]) -> tuple[Tokenizer, list[Pat
     if not whole.is_file():
         raise InputError(
             f"{folder}: no tokenizer.json; spiece.model is not read here",
-            hint="with sentencepiece installed: transformers.T5Tokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+            hint="re-save it, with sentencepiece installed: transformers.T5Tokenizer, from_pretrained, save_pretrained",
         )
     if special != _T5_ROLES:
         raise RefusedArtefact.of(folder, "unknown-token", f"its special tokens are {quoted(special)}, not T5's", _AGAIN)
@@ -187,7 +187,7 @@ def _characters(path: Path, normalizer: object) -> bytes | None:
             pass
         case _:
             parts = [normalizer]
-    tables = []
+    tables: list[bytes] = []
     for part in parts:
         match part:
             case {"type": "Precompiled", "precompiled_charsmap": str(text)} if not tables:

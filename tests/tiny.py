@@ -89,14 +89,15 @@ SCHEDULERS: dict[str, Any] = {
 }
 
 
-def save_tiny_family(folder: Path, family: str) -> Path:
+def save_tiny_family(folder: Path, family: str, side: int = 8) -> Path:
     """Saves a pipeline of one of `FAMILIES` as it is published, with the layers and paddings of the real ones.
 
-    Tokenizers are in two files, but for sd2, which has them in one.
+    Tokenizers are in two files, but for sd2 and PixArt, which have them in one. Of PixArt ``side`` is the width of the
+    latents that it says it is made for: at 128, the first version is told the size of a picture.
     """
     torch.manual_seed(1)
     if family.startswith("pixart"):
-        return _save_tiny_pixart(folder, family)
+        return _save_tiny_pixart(folder, family, side)
     xl = family.startswith("sdxl")
     parts: dict[str, Any] = {
         "unet": _unet(xl, linear=family != "sd1"),
@@ -119,7 +120,7 @@ def save_tiny_family(folder: Path, family: str) -> Path:
     return folder
 
 
-def _save_tiny_pixart(folder: Path, family: str) -> Path:
+def _save_tiny_pixart(folder: Path, family: str, side: int = 8) -> Path:
     tokenizer = t5_tokenizer()
     kind = PixArtAlphaPipeline if family == "pixart-alpha" else PixArtSigmaPipeline
     kind(
@@ -128,10 +129,8 @@ def _save_tiny_pixart(folder: Path, family: str) -> Path:
             attention_head_dim=12,
             num_layers=3,
             cross_attention_dim=24,
-            sample_size=8,
+            sample_size=side,
             caption_channels=32,
-            # as published at 1024 pixels, which only the first version is told of
-            use_additional_conditions=family == "pixart-alpha",
         ),
         vae=_vae(),
         text_encoder=T5EncoderModel(

@@ -184,7 +184,8 @@ def _changed(folder: Path, why: str) -> RefusedArtefact:
 def _shards_of(folder: Path, path: Path, edits: Mapping[str, Tensor]) -> dict[str, Header]:
     """Headers of the files that hold edited weights, by their path in the folder."""
     headers = {
-        f.relative_to(folder).as_posix(): read_header(f) for f in sorted((folder / family_of(folder).denoiser).glob("*.safetensors"))
+        f.relative_to(folder).as_posix(): read_header(f)
+        for f in sorted((folder / family_of(folder).denoiser).glob("*.safetensors"))
     }
     shapes = {name: each for header in headers.values() for name, each in header.entries.items()}
     for name, edit in edits.items():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..model.attention import cross_attentions, seen_attention
-from ..model.conditioning import denoise, denoiser, read_states, score_bias
+from ..model.conditioning import denoise, denoiser, read_states, score_bias, seen_length
 from ..model.placement import in_double
 
 if TYPE_CHECKING:
@@ -76,7 +76,9 @@ def moments(
     Returns:
         Sums of r r^T and of o r^T; nothing of the second without ``also``.
     """
-    states, others = read_states(pipeline, text), None if also is None else read_states(pipeline, also)
+    text = text[:, : seen_length(pipeline, text)]
+    states = read_states(pipeline, text)
+    others = None if also is None else read_states(pipeline, also[:, : text.shape[1]])
     width = states.shape[-1]
     own = {name: _zeros(heads, width) for name, heads in _heads(pipeline)}
     crossed = {} if others is None else {name: torch.zeros_like(moment) for name, moment in own.items()}

@@ -65,20 +65,16 @@ def text_states(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> Te
 @torch.inference_mode()
 def brief_states(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> list[Tensor]:
     """`text_states` of each prompt on the CPU, (T', d + p): up to its end, where the model sees nothing beyond it."""
-    rows = [row.cpu() for block in _blocks(prompts) for row in _encode(pipeline, block)]
     if family_in(pipeline).text != "t5":
-        return rows
-    return [row[: int(row[:, -1].sum())].clone() for row in rows]
+        return [row.cpu() for block in _blocks(prompts) for row in _encode(pipeline, block)]
+    texts = (_t5_text(pipeline, text_ids(pipeline, block)).float().cpu() for block in _blocks(prompts))
+    return [row[: int(row[:, -1].sum())].clone() for text in texts for row in text]
 
 
 def side_by_side(rows: Sequence[Tensor]) -> Tensor:
     """Texts of `brief_states` as one tensor (B, T', d + p), of the length of the longest."""
     longest = max(map(len, rows))
-    if all(len(row) == longest for row in rows):
-        return torch.stack(list(rows))
-    text = torch.stack([torch.cat([row, row[-1:].expand(longest - len(row), -1)]) for row in rows])
-    text[..., -1] = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
-    return text
+    return torch.stack([row if len(row) == longest else _filled(row, longest) for row in rows])
 
 
 def text_of(pipeline: StableDiffusionPipeline, ids: Tensor) -> Tensor:
@@ -91,12 +87,7 @@ def text_of(pipeline: StableDiffusionPipeline, ids: Tensor) -> Tensor:
     if family_in(pipeline).text == "clip":
         states: Tensor = pipeline.text_encoder(ids).last_hidden_state
         return states
-    padding = ids == pipeline.tokenizer.pad_token_id
-    seen = ~padding.long().flip(-1).cummin(-1).values.flip(-1).bool()  # (B, T): a prompt may spell it before its end
-    states = pipeline.text_encoder(ids, attention_mask=seen.long()).last_hidden_state
-    end = states[torch.arange(len(ids), device=ids.device), seen.sum(-1) - 1]  # (B, d)
-    states = torch.where(seen[..., None], states, end[:, None])
-    return torch.cat([states, seen[..., None].to(states)], -1)
+    return _filled(_t5_text(pipeline, ids), ids.shape[1])
 
 
 def text_ids(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> Tensor:
@@ -124,6 +115,12 @@ def read_states(pipeline: StableDiffusionPipeline, text: Tensor) -> Tensor:
 def seen_tokens(pipeline: StableDiffusionPipeline, text: Tensor) -> Tensor | None:
     """(B, T) bool, the tokens of texts that cross-attentions see; None where they see all."""
     return text[..., -1] > 0.5 if family_in(pipeline).text == "t5" else None
+
+
+def seen_length(pipeline: StableDiffusionPipeline, text: Tensor) -> int:
+    """Tokens up to the last that is seen of any text."""
+    seen = seen_tokens(pipeline, text)
+    return text.shape[1] if seen is None else int(seen.any(0).nonzero().max()) + 1
 
 
 def score_bias(pipeline: StableDiffusionPipeline, text: Tensor) -> Tensor | None:
@@ -187,6 +184,25 @@ def _tokens(pipeline: StableDiffusionPipeline, tokenizer: Any, prompts: list[str
 
 def _encode_one(pipeline: StableDiffusionPipeline, prompts: list[str]) -> Tensor:
     return text_of(pipeline, text_ids(pipeline, prompts))
+
+
+def _t5_text(pipeline: StableDiffusionPipeline, ids: Tensor) -> Tensor:
+    """What PixArt is told by tokens (B, T): (B, T', d + 1), up to the longest end, for no state depends on padding."""
+    padding = ids == pipeline.tokenizer.pad_token_id
+    seen = ~padding.long().flip(-1).cummin(-1).values.flip(-1).bool()  # a prompt may spell it before its end
+    ends = seen.sum(-1)
+    ids, seen = ids[:, : ends.max()], seen[:, : ends.max()]
+    states = pipeline.text_encoder(ids, attention_mask=seen.long()).last_hidden_state
+    end = states[torch.arange(len(ids), device=ids.device), ends - 1]  # (B, d)
+    states = torch.where(seen[..., None], states, end[:, None])
+    return torch.cat([states, seen[..., None].to(states)], -1)
+
+
+def _filled(text: Tensor, length: int) -> Tensor:
+    """Texts (..., T', d + 1) with the state of their end, unseen, up to so many tokens."""
+    more = text[..., -1:, :].repeat(*[1] * (text.ndim - 2), length - text.shape[-2], 1)
+    more[..., -1] = 0
+    return torch.cat([text, more], -2)
 
 
 def _encode_two(pipeline: Any, prompts: list[str]) -> Tensor:

@@ -65,7 +65,9 @@ def to_folder(path: Path, config: Path, out: Path) -> Converted:
         RefusedArtefact: the file is not safe, or is not of the family that the configurations are of.
     """
     family = family_of(config)
-    wanted = {name: shape for part in family.parts for name, shape in expected_shapes(config / part, part, family).items()}
+    wanted = {
+        name: shape for part in family.parts for name, shape in expected_shapes(config / part, part, family).items()
+    }
     places = slots(config, family, wanted)
     with ExitStack() as stack:
         held = unpickled(path) if path.suffix.lower() in PICKLE_SUFFIXES else stack.enter_context(opened_file(path))

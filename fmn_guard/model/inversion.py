@@ -231,14 +231,15 @@ def _in_place(pipeline: StableDiffusionPipeline, slots: Sequence[Slot], tokens: 
         tokens: (len(slots), K, d), of each sentence.
     """
     reader = threading.get_ident()
-    wanted = torch.tensor([slot.ids for slot in slots], device=tokens.device)  # (S, T)
+    whole = torch.tensor([slot.ids for slot in slots], device=tokens.device)  # (S, T)
     starts = torch.tensor([[slot.start] for slot in slots], device=tokens.device)
     places = starts + torch.arange(tokens.shape[1], device=tokens.device)  # (S, K)
 
     def replace(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         ids = inputs[0]
-        if threading.get_ident() != reader or ids.shape[-1] != wanted.shape[-1]:
+        if threading.get_ident() != reader or ids.shape[-1] > whole.shape[-1]:
             return output
+        wanted = whole[:, : ids.shape[-1]]  # padding that no state depends on may have been left out
         if torch.equal(ids, wanted):
             rows = which = torch.arange(len(ids), device=ids.device)
         else:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import FmnGuardError, InputError
 from ..inversion import InversionSettings
 from ..progress import Progress, silent
-from .conditioning import as_read, denoise, text_encoders
+from .conditioning import denoise, text_encoders
 from .inversion import Schedule, Slot, borrowed, read_with, slot_of
 from .sampler import threads
 

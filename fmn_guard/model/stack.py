@@ -102,7 +102,10 @@ def fuse(base: Checkpoint, loras: Mapping[Path, float], out: Path) -> Stack:
     family = family_of(base.folder)
     if family.denoiser != "unet":
         raise RefusedArtefact.of(
-            base.folder, "no-lora", f"how LoRA files call the layers of a {family.pipeline} is not known here", _ELSEWHERE
+            base.folder,
+            "no-lora",
+            f"how LoRA files call the layers of a {family.pipeline} is not known here",
+            _ELSEWHERE,
         )
     for path in loras:
         _refuse_unsound(path)
