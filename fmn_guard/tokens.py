@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
 
+from .characters import problem_of
 from .errors import InputError, RefusedArtefact, quoted
 from .family import Family
 from .jsonfile import read_object
@@ -196,6 +197,8 @@ def _characters(path: Path, normalizer: object) -> bytes | None:
                 raise RefusedArtefact.of(
                     path, "rewrites-words", f"its normalizer is {quoted(normalizer)}, not T5's", _AGAIN
                 )
+    if tables and (problem := problem_of(tables[0])):
+        raise RefusedArtefact.of(path, "bad-tokenizer", quoted(problem), _AGAIN)
     return tables[0] if tables else None
 
 

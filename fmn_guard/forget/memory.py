@@ -19,8 +19,9 @@ _MOST = 2 << 30
 _KEPT = 800
 """Numbers that a UNet keeps for each pixel and channel of its first block: by the sketch in docs/experiments.md ("At
 real size"), 1.0 GB for one record of 256 pixels. No row of `make bench-sd15` has confirmed it yet."""
-_KEPT_BY_BLOCK = 30
-"""Numbers that a block of a transformer keeps for each patch and channel."""
+_KEPT_BY_BLOCK = 12
+"""Numbers that a block of PixArt keeps for each patch and channel while values alone are trained: counted by autograd's
+hooks on small ones."""
 
 
 def records_at_once(pipeline: StableDiffusionPipeline, pixels: int) -> int:

@@ -95,6 +95,15 @@ def text_ids(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> Tenso
     return _tokens(pipeline, pipeline.tokenizer, [as_read(pipeline, prompt) for prompt in prompts])
 
 
+def token_table(pipeline: StableDiffusionPipeline) -> torch.nn.Embedding:
+    """Where a model's first text encoder looks its tokens up."""
+    encoder: Any = pipeline.text_encoder
+    if family_in(pipeline).text == "t5":
+        encoder = encoder.encoder  # of its two modules with the same table, the one that is asked
+    table: torch.nn.Embedding = encoder.get_input_embeddings()
+    return table
+
+
 def as_read(pipeline: StableDiffusionPipeline, prompt: str) -> str:
     """A prompt as the stock pipeline hands it to the tokenizer: PixArt's in lower case."""
     return prompt.lower().strip() if family_in(pipeline).text == "t5" else prompt

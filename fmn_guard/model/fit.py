@@ -95,13 +95,20 @@ def empty_model(part: Path, name: str, family: Family) -> torch.nn.Module:
 
 
 def _build(name: str, config: dict[str, Any]) -> torch.nn.Module:
-    for drawing in (UNet2DConditionModel, PixArtTransformer2DModel, AutoencoderKL):
-        if name == drawing.__name__:
-            model: torch.nn.Module = drawing.from_config(config)
-            return model
-    encoders = {each.__name__: each for each in (CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel)}
-    settings = T5Config if name == T5EncoderModel.__name__ else CLIPTextConfig
-    return encoders[name](settings.from_dict(config))
+    match name:
+        case "UNet2DConditionModel":
+            model: torch.nn.Module = UNet2DConditionModel.from_config(config)
+        case "PixArtTransformer2DModel":
+            model = PixArtTransformer2DModel.from_config(config)
+        case "AutoencoderKL":
+            model = AutoencoderKL.from_config(config)
+        case "T5EncoderModel":
+            model = T5EncoderModel(T5Config.from_dict(config))
+        case "CLIPTextModelWithProjection":
+            model = CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config))
+        case _:
+            model = CLIPTextModel(CLIPTextConfig.from_dict(config))
+    return model
 
 
 def refuse_other_tokens(folder: Path, read: Tokens, loaded: PreTrainedTokenizerFast, family: Family) -> None:

@@ -22,7 +22,16 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..inversion import InversionSettings
 from ..progress import Progress, silent
-from .conditioning import as_read, denoise, denoiser, prompt_tokens, text_encoders, text_ids, text_of
+from .conditioning import (
+    as_read,
+    denoise,
+    denoiser,
+    prompt_tokens,
+    text_encoders,
+    text_ids,
+    text_of,
+    token_table,
+)
 from .sampler import threads
 
 if TYPE_CHECKING:
@@ -76,7 +85,7 @@ def invert(
     slots = [slot_of(pipeline, frame, word, settings.tokens) for frame in frames]
     unique = list(dict.fromkeys(slots))
     turn = torch.tensor([unique.index(slot) for slot in slots])
-    table = pipeline.text_encoder.get_input_embeddings().weight
+    table = token_table(pipeline).weight
     with threads(settings.threads), borrowed(pipeline):
         seen = Schedule(pipeline, latents, settings)
         start = table[unique[0].ids[unique[0].start]].detach().float().clone()
@@ -115,7 +124,7 @@ def inverted_states(pipeline: StableDiffusionPipeline, frame: str, found: Invers
 def sentence_vectors(pipeline: StableDiffusionPipeline, frame: str, found: Inversion) -> Tensor:
     """States of a sentence with inverted tokens at its end-of-text: (S, d), final layer norm included."""
     slot = slot_of(pipeline, frame, found.word, found.tokens.shape[1])
-    width = pipeline.text_encoder.get_input_embeddings().embedding_dim
+    width = token_table(pipeline).embedding_dim
     return inverted_states(pipeline, frame, found)[:, slot.end, :width]
 
 
@@ -127,7 +136,7 @@ def sentence_vector(pipeline: StableDiffusionPipeline, sentence: str) -> Tensor:
         InputError: the sentence is cut off.
     """
     ids, end = _encoded(pipeline, sentence)
-    width = pipeline.text_encoder.get_input_embeddings().embedding_dim
+    width = token_table(pipeline).embedding_dim
     return text_of(pipeline, torch.tensor([ids], device=pipeline.device))[0, end, :width]
 
 
@@ -246,7 +255,7 @@ def _in_place(pipeline: StableDiffusionPipeline, slots: Sequence[Slot], tokens: 
             rows, which = (ids[:, None] == wanted).all(-1).nonzero(as_tuple=True)
         return output.index_put((rows[:, None], places[which]), tokens[which].to(output.dtype))
 
-    hook = pipeline.text_encoder.get_input_embeddings().register_forward_hook(replace)
+    hook = token_table(pipeline).register_forward_hook(replace)
     try:
         yield
     finally:

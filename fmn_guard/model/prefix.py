@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import FmnGuardError, InputError
 from ..inversion import InversionSettings
 from ..progress import Progress, silent
-from .conditioning import denoise, text_encoders
+from .conditioning import denoise, text_encoders, token_table
 from .inversion import Schedule, Slot, borrowed, read_with, slot_of
 from .sampler import threads
 
@@ -148,7 +148,7 @@ class _Search:
         admissible: Callable[[str], bool],
     ) -> None:
         self._pipeline, self._words, self._budget, self._admissible = pipeline, words, budget, admissible
-        self._table = pipeline.text_encoder.get_input_embeddings().weight.detach().float()  # (V, d)
+        self._table = token_table(pipeline).weight.detach().float()  # (V, d)
         self._ids = torch.tensor(list(words))  # (W,), tokens that may be used
         # any word holds the place: what it means is put in at its positions
         keeper = next(word for word in words.values() if word.isalpha())

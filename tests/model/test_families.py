@@ -39,11 +39,8 @@ FACTS = {
     "pixart-alpha": ("pixart-alpha", "epsilon", 120),
     "pixart-sigma": ("pixart-sigma", "epsilon", 300),
 }
-SLOW = (
-    "sd2",
-    "sdxl-turbo",
-    "pixart-sigma",
-)  # each differs from another only in its scheduler, padding, length or file layout
+# each differs from another only in its scheduler, padding, length or file layout
+SLOW = ("sd2", "sdxl-turbo", "pixart-sigma")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(f, marks=pytest.mark.slow if f in SLOW else ()) for f in FAMILIES])
