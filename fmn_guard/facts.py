@@ -23,7 +23,8 @@ from .manifest import CheckpointRef
 from .record import Digest, Record, bytes_digest, digest
 from .shipped import shipped_model
 from .source import Source
-from .tokens import WORD_MARK, Tokens, lowered, read_tokens
+from .t5 import WORD_MARK
+from .tokens import Tokens, lowered, read_tokens
 from .weights import variant_of, weights_digest
 
 # Keys that say who wrote a configuration and where, not what the model does.
@@ -209,7 +210,7 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
         folder = snapshot_download(
             name,
             revision=revision,
-            allow_patterns=["*.json", "*.txt", *sorted(weights)],
+            allow_patterns=["*.json", "*.txt", "tokenizer/spiece.model", *sorted(weights)],
             ignore_patterns=["safety_checker/*", "*.fp16*", "*.non_ema*"],
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

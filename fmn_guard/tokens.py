@@ -1,23 +1,22 @@
 """The tokenizer of a checkpoint, read without torch: as the loaders make it, or not at all.
 
 Of CLIP's, loaders take ``tokenizer.json`` where there is one; published checkpoints have ``vocab.json`` and
-``merges.txt``. Of either they take vocabulary and merges. Of T5's they take the pieces of ``tokenizer.json`` and the
-table that characters are normalised by. What rewrites words otherwise, or adds tokens of their own for some, is
-refused: it would hide a name from the positions that a plan counts.
+``merges.txt``. Of either they take vocabulary and merges; what they take of T5's, `fmn_guard.t5` tells. What rewrites
+words otherwise, or adds tokens of their own for some, is refused: it would hide a name from the positions that a plan
+counts.
 """
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
-from tokenizers.models import BPE, Unigram
+from tokenizers.models import BPE
 
-from .characters import problem_of
+from . import t5
 from .errors import InputError, RefusedArtefact, quoted
 from .family import Family
 from .jsonfile import read_object
@@ -31,15 +30,8 @@ _CLIP_ROLES = {
     "eos_token": "<|endoftext|>",
     "pad_token": "<|endoftext|>",
 }
-_T5_ROLES = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # in the order of their numbers
-WORD_MARK = "\u2581"
-"""What pieces of T5's begin with that begin a word."""
+# What stood for gaps in the text that a T5 was trained with.
 _SENTINEL = re.compile(r"<extra_id_\d{1,3}>")
-# What converters write beside the table of characters; T5's words are cut at spaces, so it says nothing.
-_SPACES = (
-    {"type": "Strip", "strip_left": False, "strip_right": True},
-    {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": WORD_MARK},
-)
 # What CLIP's tokenizer takes for a word.
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _NORMALIZER = {
@@ -87,10 +79,11 @@ def read_tokens(folder: Path, family: Family) -> Tokens:
             f"{folder / 'tokenizer_config.json'}: model_max_length is {quoted(most)}, not a number of tokens",
             hint="re-save the pipeline with diffusers",
         )
-    special = _special_tokens(folder, config, _T5_ROLES if family.text == "t5" else _CLIP_ROLES)
-    tokenizer, files = (_read_t5 if family.text == "t5" else _read_clip)(folder, special)
+    is_t5 = family.text == "t5"
+    special = _special_tokens(folder, config, t5.ROLES if is_t5 else _CLIP_ROLES)
+    tokenizer, files = _read_t5(folder, special) if is_t5 else _read_clip(folder, special)
     for name, token in _added(folder, config):
-        if not _known(token, special, family):
+        if token not in special.values() and not (is_t5 and _is_sentinel(token)):
             raise _added_token(folder / name, token)
     files += [path for path in [folder / "special_tokens_map.json"] if path.is_file()]
     digests = [file_digest(file) for file in files]
@@ -111,9 +104,8 @@ def lowered(tokenizer: Tokenizer) -> Tokenizer:
     return copy
 
 
-def _known(token: object, special: dict[str, str], family: Family) -> bool:
-    sentinel = family.text == "t5" and isinstance(token, str) and _SENTINEL.fullmatch(token)
-    return bool(sentinel) or token in special.values()
+def _is_sentinel(token: object) -> bool:
+    return isinstance(token, str) and _SENTINEL.fullmatch(token) is not None
 
 
 def _read_clip(folder: Path, special: dict[str, str]) -> tuple[Tokenizer, list[Path]]:
@@ -131,75 +123,13 @@ def _read_clip(folder: Path, special: dict[str, str]) -> tuple[Tokenizer, list[P
 
 
 def _read_t5(folder: Path, special: dict[str, str]) -> tuple[Tokenizer, list[Path]]:
-    whole = folder / "tokenizer.json"
-    if not whole.is_file():
-        raise InputError(
-            f"{folder}: no tokenizer.json; spiece.model is not read here",
-            hint="re-save it, with sentencepiece installed: transformers.T5Tokenizer, from_pretrained, save_pretrained",
-        )
-    if special != _T5_ROLES:
+    if special != t5.ROLES:
         raise RefusedArtefact.of(folder, "unknown-token", f"its special tokens are {quoted(special)}, not T5's", _AGAIN)
-    data = read_object(whole, MOST_BYTES)
-    match data:
-        case {"model": {"type": "Unigram", "unk_id": 2, "vocab": list(pieces)}}:
-            pass
-        case _:
-            raise RefusedArtefact.of(
-                whole, "bad-tokenizer", f"cannot be read: its model is {quoted(data.get('model'))}, not T5's", _AGAIN
-            )
-    try:
-        tokenizer = Tokenizer(Unigram([(piece, float(score)) for piece, score in pieces], unk_id=2))
-        if (table := _characters(whole, data.get("normalizer"))) is not None:
-            tokenizer.normalizer = normalizers.Precompiled(table)
-    except RefusedArtefact:
-        raise
-    except Exception as error:  # the library raises nothing more specific
-        raise RefusedArtefact.of(whole, "bad-tokenizer", f"no pieces of T5's: {quoted(str(error))}", _AGAIN) from error
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Metaspace(replacement=WORD_MARK, prepend_scheme="always", split=True),
-        ]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", 1)]
-    )
-    numbers = {number: token for number, token in enumerate(special.values())}
-    for entry in data.get("added_tokens") or []:
-        match entry:
-            case {"content": str(token), "id": int(number)} if token in special.values() or _SENTINEL.fullmatch(token):
-                numbers[number] = token
-            case _:
-                raise _added_token(whole, entry.get("content") if isinstance(entry, dict) else entry)
-    for number, token in sorted(numbers.items()):
-        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        if tokenizer.token_to_id(token) != number:
-            found = tokenizer.token_to_id(token)
-            raise RefusedArtefact.of(whole, "unknown-token", f"{quoted(token)} is {number}, not {found}", _AGAIN)
-    return tokenizer, [whole]
-
-
-def _characters(path: Path, normalizer: object) -> bytes | None:
-    """The table by which SentencePiece normalises characters; loaders take nothing else of a normalizer."""
-    match normalizer:
-        case None:
-            parts: list[object] = []
-        case {"type": "Sequence", "normalizers": list(parts)}:
-            pass
-        case _:
-            parts = [normalizer]
-    tables: list[bytes] = []
-    for part in parts:
-        match part:
-            case {"type": "Precompiled", "precompiled_charsmap": str(text)} if not tables:
-                tables.append(base64.b64decode(text, validate=True))
-            case _ if part not in _SPACES:
-                raise RefusedArtefact.of(
-                    path, "rewrites-words", f"its normalizer is {quoted(normalizer)}, not T5's", _AGAIN
-                )
-    if tables and (problem := problem_of(tables[0])):
-        raise RefusedArtefact.of(path, "bad-tokenizer", quoted(problem), _AGAIN)
-    return tables[0] if tables else None
+    found = t5.read_ingredients(folder)
+    for token in found.added.values():
+        if token not in special.values() and not _is_sentinel(token):
+            raise _added_token(found.file, token)
+    return t5.build(found), [found.file]
 
 
 def _special_tokens(folder: Path, config: dict[str, Any], roles: dict[str, str]) -> dict[str, str]:

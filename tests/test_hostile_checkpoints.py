@@ -715,6 +715,12 @@ PIXART = [
         whole_tokenizer(lambda data: data.update(normalizer=table(b"\0\4\0\0" + b"\xff" * 1024 + b"x\0"))),
     ),
     Case(
+        "its pieces are of no kind and all there is",
+        "bad-tokenizer",
+        "tokenizer/spiece.model",
+        lambda folder, mark: (folder / TOKENIZER).rename(folder / "tokenizer/spiece.model"),
+    ),
+    Case(
         "its weights are of fewer blocks",
         "unknown-tensor",
         "transformer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+from transformers.utils import sentencepiece_model_pb2_new
 
 from fmn_guard.shipped import shipped_model
 
@@ -92,7 +94,8 @@ SCHEDULERS: dict[str, Any] = {
 def save_tiny_family(folder: Path, family: str, side: int = 8) -> Path:
     """Saves a pipeline of one of `FAMILIES` as it is published, with the layers and paddings of the real ones.
 
-    Tokenizers are in two files, but for sd2 and PixArt, which have them in one. Of PixArt ``side`` is the width of the
+    Tokenizers are in two files, but for sd2 and the second PixArt, which have them as they are saved today, and the
+    first PixArt, which has the model of SentencePiece. Of PixArt ``side`` is the width of the
     latents that it says it is made for: at 128, the first version is told the size of a picture.
     """
     torch.manual_seed(1)
@@ -147,18 +150,38 @@ def _save_tiny_pixart(folder: Path, family: str, side: int = 8) -> Path:
         tokenizer=tokenizer,
         scheduler=SCHEDULERS[family],
     ).save_pretrained(folder, safe_serialization=True)
+    if family == "pixart-alpha":
+        (folder / "tokenizer" / "tokenizer.json").unlink()
+        (folder / "tokenizer" / "spiece.model").write_bytes(spiece_model(t5_pieces()))
     return folder
 
 
 def t5_tokenizer() -> T5Tokenizer:
-    """A T5 tokenizer of the words that the built-in model knows, and of single letters for all others."""
+    """A T5 tokenizer of `t5_pieces`."""
+    return T5Tokenizer(vocab=[*t5_pieces(), *((f"<extra_id_{i}>", 0.0) for i in reversed(range(100)))])
+
+
+def spiece_model(pieces: Sequence[tuple[str, float]], table: bytes = b"", **trained: int) -> bytes:
+    """Pieces as SentencePiece writes them."""
+    model = sentencepiece_model_pb2_new.ModelProto()
+    for text, score in pieces:
+        kind = {"<unk>": 2, "<pad>": 3, "</s>": 3}.get(text, 1)
+        model.pieces.add(piece=text, score=score, type=kind)
+    for key, value in ({"unk_id": 2, "eos_id": 1, "pad_id": 0, "bos_id": -1} | trained).items():
+        setattr(model.trainer_spec, key, value)
+    model.normalizer_spec.precompiled_charsmap = table
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def t5_pieces() -> list[tuple[str, float]]:
+    """The words that the built-in model knows, and single letters for all others."""
     vocabulary = CLIPTokenizer.from_pretrained(shipped_model("emoji-sd") / "tokenizer").get_vocab()
     words = sorted({token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>")})
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -4.0)]
     pieces += [(f"\u2581{word}", -6.0) for word in words if len(word) > 1 and word.isascii() and word.isalpha()]
     pieces += [(letter, -9.0) for letter in f"{string.ascii_letters}{string.digits}!,.'-"]
-    pieces += [(f"<extra_id_{i}>", 0.0) for i in reversed(range(100))]
-    return T5Tokenizer(vocab=pieces)
+    return pieces
 
 
 def _unet(xl: bool, linear: bool) -> UNet2DConditionModel:

@@ -13,7 +13,8 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from ..errors import InputError
-from ..family import family_of
+from ..family import Family, family_of
+from ..t5 import ROLES, read_ingredients
 from ..tokens import read_tokens
 from ..weights import variant_of
 from .placement import Precision, available_device
@@ -39,6 +40,7 @@ def quiet() -> Iterator[None]:
 
 with quiet():  # importing it is what prints advice about torchvision
     from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+    from transformers import T5Tokenizer
 
     from .conditioning import denoiser
     from .fit import refuse_misfits, refuse_other_tokens
@@ -83,6 +85,7 @@ def load_pipeline(folder: Path, device: str = "cpu", precision: Precision = "flo
                 torch_dtype=getattr(torch, precision),
                 low_cpu_mem_usage=False,
                 **_WITHOUT[stock],
+                **_published_tokenizer(folder, family),
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
@@ -97,6 +100,16 @@ def load_pipeline(folder: Path, device: str = "cpu", precision: Precision = "flo
         part.to(memory_format=torch.channels_last)  # a tenth faster on a CPU, the same weights
     pipeline.vae.float()
     return pipeline.to(place)
+
+
+def _published_tokenizer(folder: Path, family: Family) -> dict[str, T5Tokenizer]:
+    """T5's tokenizer where it is in ``spiece.model`` alone: transformers wants a library of its own to read that."""
+    if family.text != "t5" or (folder / "tokenizer" / "tokenizer.json").is_file():
+        return {}
+    found = read_ingredients(folder / "tokenizer")
+    sentinels = len(set(found.added.values()) - set(ROLES.values()))
+    tokenizer = T5Tokenizer(found.pieces, _spm_precompiled_charsmap=found.table, extra_ids=sentinels)
+    return {"tokenizer": tokenizer}
 
 
 def save_checkpoint(pipeline: StableDiffusionPipeline, folder: Path) -> None:

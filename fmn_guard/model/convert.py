@@ -36,7 +36,7 @@ from .fit import expected_shapes, refuse_misfits
 from .modelspec import checkpoint_spec
 from .original import from_original, slots, to_original
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json", "spiece.model")
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 
 

@@ -25,7 +25,7 @@ from fmn_guard.forget.runner import run_plan
 from fmn_guard.inversion import InversionSettings
 from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.model.attention import cross_attentions, edited_values, seen_attention
-from fmn_guard.model.checkpoint import load_pipeline
+from fmn_guard.model.checkpoint import load_pipeline, save_checkpoint
 from fmn_guard.model.conditioning import (
     brief_states,
     denoise,
@@ -45,7 +45,7 @@ from fmn_guard.record import parse_plain
 from fmn_guard.shipped import suites
 from fmn_guard.suite import Sampler, load_suite
 
-from ..tiny import save_tiny_family
+from ..tiny import save_tiny_family, t5_tokenizer
 
 PROMPT, NAME = "A photo of a LION, by night", "LION"
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
@@ -389,11 +389,27 @@ def test_checkpoint_as_first_published_draws_the_same(folder: Path, pipeline: An
     assert torch.equal(mine, draw_latents(pipeline, ["a lion"], [1], sampler))
 
 
-def test_tokenizer_that_is_a_model_of_sentencepiece_alone_is_refused_with_the_way_out(
-    folder: Path, tmp_path: Path
-) -> None:
+def content_of(tokenizer: Any) -> dict[str, Any]:
+    """A tokenizer, but for what it was last asked to do."""
+    content: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in content.items() if key not in ("truncation", "padding")}
+
+
+def test_tokenizer_as_published_is_the_one_that_is_saved_of_it(folder: Path, pipeline: Any, tmp_path: Path) -> None:
+    assert not (folder / "tokenizer" / "tokenizer.json").exists()
+    saved = shutil.copytree(folder, tmp_path / "saved")
+    (saved / "tokenizer" / "spiece.model").unlink()
+    t5_tokenizer().save_pretrained(saved / "tokenizer")
+    loaded: Any = load_pipeline(saved)
+    assert content_of(pipeline.tokenizer) == content_of(loaded.tokenizer)
+    assert described(folder).words() == described(saved).words()
+    save_checkpoint(pipeline, tmp_path / "again")
+    again: Any = load_pipeline(tmp_path / "again")
+    assert content_of(again.tokenizer) == content_of(loaded.tokenizer)
+
+
+def test_checkpoint_without_a_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
-    (copy / "tokenizer" / "tokenizer.json").rename(copy / "tokenizer" / "spiece.model")
-    with pytest.raises(InputError, match=r"no tokenizer\.json") as caught:
+    (copy / "tokenizer" / "spiece.model").unlink()
+    with pytest.raises(InputError, match=r"no tokenizer\.json, and no spiece\.model"):
         described(copy)
-    assert "T5Tokenizer" in str(caught.value.hint)
