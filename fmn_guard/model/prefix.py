@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import FmnGuardError, InputError
 from ..inversion import InversionSettings
 from ..progress import Progress, silent
-from .conditioning import denoise, text_encoders, token_table
+from .conditioning import as_read, denoise, text_encoders, token_table
 from .inversion import Schedule, Slot, borrowed, read_with, slot_of
 from .sampler import threads
 
@@ -75,13 +75,13 @@ def words_of(pipeline: StableDiffusionPipeline, forbidden: Collection[str]) -> d
     tokenizer = pipeline.tokenizer
     taken = {*tokenizer.all_special_ids}
     for text in forbidden:
-        taken |= set(tokenizer(text, add_special_tokens=False).input_ids)
+        taken |= set(tokenizer(as_read(pipeline, text), add_special_tokens=False).input_ids)
     found = {}
     for number in range(len(tokenizer)):
         text = tokenizer.decode([number]).strip()
         if number in taken or not text or not (text.isascii() and text.isprintable()) or " " in text:
             continue
-        if tokenizer(text, add_special_tokens=False).input_ids == [number]:
+        if tokenizer(as_read(pipeline, text), add_special_tokens=False).input_ids == [number]:
             found[number] = text
     return found
 

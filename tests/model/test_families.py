@@ -186,7 +186,10 @@ def test_half_precision_variant_is_loaded_as_what_it_holds(tmp_path):
         assert torch.equal(loaded.unet.state_dict()[name], weight.half().float())
 
 
-@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
+SLOWER = [pytest.param(family, marks=pytest.mark.slow) for family in ("sdxl", "pixart-sigma")]
+
+
+@pytest.mark.parametrize("family", ["sd1", *SLOWER])
 def test_base_in_bfloat16_takes_edits_in_float32(family, tmp_path):
     folder = save_tiny_family(tmp_path / "checkpoint", family)
     checkpoint = describe_checkpoint(CheckpointRef(checkpoint=str(folder)), folder)
@@ -208,7 +211,7 @@ def test_base_in_bfloat16_takes_edits_in_float32(family, tmp_path):
         edits = edits_after(read_patch(out / "patch.safetensors").parts)
         assert edits and {edit.dtype for edit in edits.values()} == {torch.float32}
         pipeline = load_pipeline(folder, precision=precision)
-        assert pipeline.unet.dtype == pipeline.text_encoder.dtype == getattr(torch, precision)
+        assert denoiser(pipeline).dtype == pipeline.text_encoder.dtype == getattr(torch, precision)
         assert pipeline.vae.dtype == torch.float32
         pictures[precision] = draw_latents(pipeline, ["a lion"], [1], Sampler(steps=2, guidance=3.0))
     # Eight bits of a number are not twenty-four, but the picture is the same one.

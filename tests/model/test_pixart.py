@@ -320,8 +320,9 @@ def test_inversion_starts_from_the_error_of_the_sentence_as_it_is_typed_and_lowe
 
 def test_prefix_that_is_found_is_read_as_it_was_scored(pipeline: Any) -> None:
     latents, prompts = starting_noise(pipeline, [5, 6]), ("a lion", "a lion by night")
-    words = words_of(pipeline, ("lion",))
+    words = words_of(pipeline, ("LION",))
     assert "lion" not in words.values() and "photo" in words.values()
+    assert all(word == word.lower() for word in words.values())
     budget = Budget(tokens=3, steps=1, candidates=6, nearest=8, batch=2)
     found = search_prefix(pipeline, latents, prompts, words, budget, 0)
     settings = InversionSettings(seeds=(0,), steps=1, batch=2)
