@@ -30,6 +30,7 @@ _AGAIN = "download the checkpoint again, or re-save it with diffusers' save_pret
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 # T5's encoder has its embeddings under two names; files hold them under one or both.
 _TWICE = frozenset({"text_encoder.encoder.embed_tokens.weight"})
+_EMBEDDINGS = (".token_embedding.weight", ".shared.weight")
 _OLD_NAME = re.compile(rf"^(vae\..*attentions\.\d+\.)({'|'.join(_OLD_NAMES)})\.")
 
 
@@ -60,6 +61,21 @@ def refuse_misfits(folder: Path) -> None:
             else:
                 rule, message = "wrong-shape", f"{quoted(name)} is {held[name]}, its configuration says {wanted[name]}"
             raise RefusedArtefact.of(folder / part, rule, message, _AGAIN)
+    _refuse_unread(folder / family.denoiser, stored)
+
+
+def _refuse_unread(denoiser: Path, stored: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses text encoders of another width than cross-attentions read: each part may fit its own configuration."""
+    width = sum(shape[1] for name, shape in stored.items() if name.endswith(_EMBEDDINGS))
+    layers = {name: shape for name, shape in stored.items() if name.endswith(".attn2.to_v.weight")}
+    projection = f"{denoiser.name}.caption_projection.linear_1.weight"
+    first = {projection: stored[projection]} if projection in stored else {}
+    for name, shape in (first | layers).items():
+        if shape[1] != width:
+            message = f"{quoted(name)} reads {shape[1]} numbers of a token, it is told {width}"
+            raise RefusedArtefact.of(denoiser, "wrong-shape", message, _AGAIN)
+        if name == projection:
+            width = shape[0]  # what is projected is read
 
 
 def expected_shapes(part: Path, name: str, family: Family) -> dict[str, tuple[int, ...]]:

@@ -13,8 +13,9 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import T5Config, T5EncoderModel
 
-from fmn_guard.errors import FmnGuardError, InputError
+from fmn_guard.errors import FmnGuardError, InputError, RefusedArtefact
 from fmn_guard.facts import Checkpoint, describe_checkpoint
 from fmn_guard.forget.export import TOLERANCE, effect_lost, exported
 from fmn_guard.forget.folder import patch_folder, revert_folder
@@ -414,3 +415,13 @@ def test_checkpoint_without_a_tokenizer_is_refused(folder: Path, tmp_path: Path)
     (copy / "tokenizer" / "spiece.model").unlink()
     with pytest.raises(InputError, match=r"no tokenizer\.json, and no spiece\.model"):
         described(copy)
+
+
+def test_encoder_of_another_width_than_is_read_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(copy / "text_encoder")
+    vocabulary = load_file(folder / "text_encoder" / "model.safetensors")["shared.weight"].shape[0]
+    config = T5Config(vocab_size=vocabulary, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    T5EncoderModel(config).save_pretrained(copy / "text_encoder")
+    with pytest.raises(RefusedArtefact, match="reads 32 numbers of a token, it is told 16"):
+        load_pipeline(copy)
