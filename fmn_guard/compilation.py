@@ -46,7 +46,7 @@ def passes_of(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
     if not neutral:
         raise InputError(
             "the tokenizer knows no whole word but those the manifest forgets or holds out",
-            hint="use a checkpoint with a CLIP tokenizer, or hold out less",
+            hint="use a checkpoint whose tokenizer has whole words, or hold out less",
         )
     kept = [
         *((name, None) for name in spec.keep),

@@ -23,7 +23,8 @@ from .manifest import CheckpointRef
 from .record import Digest, Record, bytes_digest, digest
 from .shipped import shipped_model
 from .source import Source
-from .tokens import Tokens, read_tokens
+from .t5 import WORD_MARK
+from .tokens import Tokens, lowered, read_tokens
 from .weights import variant_of, weights_digest
 
 # Keys that say who wrote a configuration and where, not what the model does.
@@ -48,7 +49,7 @@ class ModelFacts(Record):
     config_digest: Digest
     """Over the configurations of pipeline, parts, scheduler and tokenizer; not over versions of libraries in them."""
     prediction_type: Literal["epsilon", "v_prediction"]
-    """What the UNet predicts."""
+    """What the denoiser predicts."""
     max_tokens: int
     """Tokens of a prompt, start and end included; what is beyond is cut."""
     picture_size: int
@@ -76,7 +77,7 @@ class Checkpoint:
     """Whether all tokenizers fill prompts up with end-of-text."""
 
     def token_positions(self, prompt: str, name: str = "", start: int = 0) -> tuple[int, ...]:
-        """Positions of a name's tokens in a prompt, start-of-text being 0.
+        """Positions of a name's tokens in a prompt, its first token being 0: start-of-text, where there is one.
 
         Args:
             prompt: the sentence.
@@ -126,6 +127,7 @@ class Checkpoint:
         """Whole words of the tokenizer's vocabulary, sorted: letters only, three or more."""
         vocabulary = self.tokenizer.get_vocab(with_added_tokens=False)
         words = {token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>")}
+        words |= {token[1:] for token in vocabulary if token.startswith(WORD_MARK) and token.islower()}
         return tuple(sorted(w for w in words if len(w) >= 3 and w.isascii() and w.isalpha()))
 
     def pictures(self, images: str) -> list[Path]:
@@ -208,7 +210,7 @@ def _hub_snapshot(name: str, revision: str | None) -> Path:
         folder = snapshot_download(
             name,
             revision=revision,
-            allow_patterns=["*.json", "*.txt", *sorted(weights)],
+            allow_patterns=["*.json", "*.txt", "tokenizer/spiece.model", *sorted(weights)],
             ignore_patterns=["safety_checker/*", "*.fp16*", "*.non_ema*"],
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -244,7 +246,7 @@ def describe_checkpoint(ref: CheckpointRef, beside: Path) -> Checkpoint:
         )
     variant_of(folder, family.parts)  # refuses a mixture
     scale = 2 ** (len(_setting(folder / "vae" / "config.json", "block_out_channels", list)) - 1)
-    tokens = [read_tokens(folder / name) for name in family.tokenizers]
+    tokens = [read_tokens(folder / name, family) for name in family.tokenizers]
     facts = ModelFacts(
         reference=ref.checkpoint,
         family=family.name,
@@ -253,9 +255,9 @@ def describe_checkpoint(ref: CheckpointRef, beside: Path) -> Checkpoint:
         config_digest=_config_digest(folder, family),
         prediction_type=prediction,
         max_tokens=min(each.most for each in tokens),
-        picture_size=_setting(folder / "unet" / "config.json", "sample_size", int) * scale,
+        picture_size=_setting(folder / family.denoiser / "config.json", "sample_size", int) * scale,
     )
-    first, *others = (each.tokenizer for each in tokens)
+    first, *others = (lowered(each.tokenizer) if family.text == "t5" else each.tokenizer for each in tokens)
     pads_with_end = all(each.pad == each.tokenizer.encode("").tokens[-1] for each in tokens)
     return Checkpoint(facts, folder, first, beside, other_tokenizers=tuple(others), pads_with_end=pads_with_end)
 

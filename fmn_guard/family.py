@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from .errors import RefusedArtefact, quoted
 from .jsonfile import read_object
 
-FamilyName = Literal["stable-diffusion", "stable-diffusion-xl"]
+FamilyName = Literal["stable-diffusion", "stable-diffusion-xl", "pixart-alpha", "pixart-sigma"]
 
 
 class Family(NamedTuple):
@@ -25,7 +25,10 @@ class Family(NamedTuple):
         parts: Its parts that hold weights, each with the stem of the only files that the loaders open.
         classes: Library and class of each part with weights and of each tokenizer.
         tokenizers: Folders of its tokenizers, the one whose positions count first.
-        added: What its UNet is told beside text, as ``addition_embed_type`` calls it.
+        denoiser: The part that draws, whose cross-attentions passes edit.
+        usual: What the denoiser's configuration says of one that draws from text alone.
+        text: What encodes a prompt: one CLIP, two, or a T5, whose padding the denoiser does not see.
+        prompt_tokens: To how many tokens its pipeline cuts and fills a prompt; None leaves it to the tokenizer.
     """
 
     name: FamilyName
@@ -33,12 +36,15 @@ class Family(NamedTuple):
     parts: dict[str, str]
     classes: dict[str, tuple[str, str]]
     tokenizers: tuple[str, ...]
-    added: str | None
+    denoiser: Literal["unet", "transformer"]
+    usual: dict[str, object]
+    text: Literal["clip", "two-clips", "t5"]
+    prompt_tokens: int | None = None
 
     @property
     def configs(self) -> tuple[str, ...]:
         """Files that decide, beside weights and tokenizers, what it draws."""
-        parts = (f"{part}/config.json" for part in ("unet", "vae", *_encoders(self)))
+        parts = (f"{part}/config.json" for part in (self.denoiser, "vae", *_encoders(self)))
         tokenizers = (f"{tokenizer}/tokenizer_config.json" for tokenizer in self.tokenizers)
         return ("model_index.json", *parts, "scheduler/scheduler_config.json", *tokenizers)
 
@@ -47,35 +53,76 @@ def _encoders(family: Family) -> Iterator[str]:
     return (part for part in family.parts if part.startswith("text_encoder"))
 
 
-_SHARED_PARTS = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "vae": "diffusion_pytorch_model"}
-_SHARED_CLASSES = {
+# What a model that draws from text alone has, and a library takes where nothing is said.
+_UNET: dict[str, object] = {
+    "addition_embed_type": None,
+    "in_channels": 4,
+    "out_channels": 4,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+    "encoder_hid_dim_type": None,
+    "time_cond_proj_dim": None,
+}
+_TRANSFORMER: dict[str, object] = {"in_channels": 4, "out_channels": 8, "attention_type": "default"}
+_VAE: dict[str, object] = {"latent_channels": 4, "latents_mean": None, "latents_std": None, "shift_factor": None}
+_UNSAID = {"unet": _UNET, "transformer": _TRANSFORMER | {"norm_type": None}, "vae": _VAE}
+
+_UNET_PARTS = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "vae": "diffusion_pytorch_model"}
+_UNET_CLASSES = {
     "unet": ("diffusers", "UNet2DConditionModel"),
     "vae": ("diffusers", "AutoencoderKL"),
     "text_encoder": ("transformers", "CLIPTextModel"),
     "tokenizer": ("transformers", "CLIPTokenizer"),
 }
+_PIXART_PARTS = {"transformer": "diffusion_pytorch_model", "text_encoder": "model", "vae": "diffusion_pytorch_model"}
+_PIXART_CLASSES = {
+    "transformer": ("diffusers", "PixArtTransformer2DModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "T5EncoderModel"),
+    "tokenizer": ("transformers", "T5Tokenizer"),
+}
+_PIXART_USUAL = _TRANSFORMER | {"norm_type": "ada_norm_single"}
+
 STABLE_DIFFUSION = Family(
-    "stable-diffusion", "StableDiffusionPipeline", _SHARED_PARTS, _SHARED_CLASSES, ("tokenizer",), None
+    "stable-diffusion", "StableDiffusionPipeline", _UNET_PARTS, _UNET_CLASSES, ("tokenizer",), "unet", _UNET, "clip"
 )
 """Stable Diffusion 1.x and 2.x and what is tuned from them."""
 STABLE_DIFFUSION_XL = Family(
     "stable-diffusion-xl",
     "StableDiffusionXLPipeline",
-    {**_SHARED_PARTS, "text_encoder_2": "model"},
+    {**_UNET_PARTS, "text_encoder_2": "model"},
     {
-        **_SHARED_CLASSES,
+        **_UNET_CLASSES,
         "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
         "tokenizer_2": ("transformers", "CLIPTokenizer"),
     },
     ("tokenizer", "tokenizer_2"),
-    "text_time",
+    "unet",
+    _UNET | {"addition_embed_type": "text_time"},
+    "two-clips",
 )
 """Stable Diffusion XL, its turbo, and what is tuned from them."""
-FAMILIES = {family.pipeline: family for family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)}
+PIXART_ALPHA = Family(
+    "pixart-alpha",
+    "PixArtAlphaPipeline",
+    _PIXART_PARTS,
+    _PIXART_CLASSES,
+    ("tokenizer",),
+    "transformer",
+    _PIXART_USUAL,
+    "t5",
+    120,
+)
+"""PixArt-alpha, at 256 to 1024 pixels, and what is tuned from it."""
+PIXART_SIGMA = PIXART_ALPHA._replace(name="pixart-sigma", pipeline="PixArtSigmaPipeline", prompt_tokens=300)
+"""PixArt-sigma, which reads longer prompts and draws in the latents of Stable Diffusion XL."""
+FAMILIES = {family.pipeline: family for family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, PIXART_ALPHA, PIXART_SIGMA)}
 """Supported families by the class that ``model_index.json`` names."""
 
 _JOINT = ("StableDiffusion3", "Flux", "AuraFlow", "QwenImage", "Lumina2", "Chroma")
-_TRANSFORMERS = ("PixArt", "Hunyuan", "Sana", "Lumina", "Cog", "DiT")
+_TRANSFORMERS = ("Hunyuan", "Sana", "Lumina", "Cog", "DiT")
+# What classes were called when checkpoints with them were published; loaders know.
+_FORMERLY = {"PixArtTransformer2DModel": "Transformer2DModel"}
 # Of a pipeline, never opened: an audit is about the weights, and pictures are drawn from text alone.
 _UNUSED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
 _SCHEDULERS = frozenset(
@@ -102,20 +149,10 @@ _ELSEWHERE = {
     "merges_file": "names other merges",
 }
 
-# What a model that draws from text alone has, and a library takes where nothing is said.
-_UNET = {
-    "addition_embed_type": None,
-    "in_channels": 4,
-    "out_channels": 4,
-    "class_embed_type": None,
-    "num_class_embeds": None,
-    "encoder_hid_dim_type": None,
-    "time_cond_proj_dim": None,
-}
-_VAE = {"latent_channels": 4, "latents_mean": None, "latents_std": None, "shift_factor": None}
 # As deep as a configuration may ask a model to be; published ones stay far below. More would not end.
 _DEEPEST = {
     "num_hidden_layers": 128,
+    "num_layers": 128,
     "layers_per_block": 16,
     "transformer_layers_per_block": 64,
 }
@@ -149,7 +186,7 @@ def family_of(folder: Path) -> Family:
             raise RefusedArtefact.of(
                 adapter, "points-elsewhere", "makes the loader open an adapter too", "merge it into the weights"
             )
-    _check_meaning(folder / "unet" / "config.json", _UNET | {"addition_embed_type": family.added})
+    _check_meaning(folder / family.denoiser / "config.json", family.usual)
     _check_meaning(folder / "vae" / "config.json", _VAE)
     return family
 
@@ -159,7 +196,7 @@ def _named_family(path: Path, named: object) -> Family:
         return FAMILIES[named]
     supported = " or ".join(FAMILIES)
     rule, message = "unknown-pipeline", f"the pipeline is {quoted(named)}, not {supported}"
-    hint = "Stable Diffusion 1.x, 2.x and XL are supported, drawing from text"
+    hint = "Stable Diffusion 1.x, 2.x and XL and PixArt are supported, drawing from text"
     if isinstance(named, list):
         rule, message = "remote-code", f"the pipeline is code of the checkpoint's own: {quoted(named)}"
         hint = "remote code is never run; re-save the checkpoint with a pipeline of diffusers"
@@ -170,7 +207,7 @@ def _named_family(path: Path, named: object) -> Family:
             "and no value belongs to a word alone that a pass could edit"
         )
     elif isinstance(named, str) and named.startswith(_TRANSFORMERS):
-        message = f"{named} is a transformer, not {supported}: passes edit the cross-attentions of a UNet"
+        message = f"{named} is a transformer, not {supported}: how its attentions read words is not known here"
     raise RefusedArtefact.of(path, rule, message, hint)
 
 
@@ -189,11 +226,15 @@ def _check_components(path: Path, index: dict[str, Any], family: Family) -> None
                 rule, message = "unknown-class", f"the scheduler is {quoted(named)}, which is not supported"
             case _ if not known:
                 rule, message = "unknown-part", f"{quoted(part)}, {quoted(named)}, is no part of {family.pipeline}"
-            case _ if named != list(family.classes[part]):
+            case _ if named not in _accepted(*family.classes[part]):
                 rule, message = "unknown-class", f"{part} is {quoted(named)}, not {list(family.classes[part])}"
             case _:
                 continue
         raise RefusedArtefact.of(path, rule, message, "only the usual classes are loaded; re-save it with diffusers")
+
+
+def _accepted(library: str, wanted: str) -> list[list[str]]:
+    return [[library, name] for name in (wanted, _FORMERLY.get(wanted)) if name]
 
 
 def _check_class(path: Path, config: dict[str, Any], family: Family) -> None:
@@ -205,7 +246,7 @@ def _check_class(path: Path, config: dict[str, Any], family: Family) -> None:
     if part.startswith("text_encoder"):
         architectures = config.get("architectures")
         named = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else architectures
-    if named is not None and named not in (wanted, f"{wanted}Fast"):
+    if named is not None and named not in (wanted, f"{wanted}Fast", _FORMERLY.get(wanted)):
         raise RefusedArtefact.of(
             path,
             "unknown-class",
@@ -234,7 +275,7 @@ def _too_deep(config: dict[str, Any]) -> Iterator[str]:
 def _check_meaning(path: Path, usual: dict[str, Any]) -> None:
     config = read_object(path)
     for key, value in usual.items():
-        if (found := config.get(key, (_UNET | _VAE)[key])) != value:
+        if (found := config.get(key, _UNSAID[path.parent.name][key])) != value:
             raise RefusedArtefact.of(
                 path,
                 "unusual-model",

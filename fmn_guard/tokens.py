@@ -1,12 +1,14 @@
 """The tokenizer of a checkpoint, read without torch: as the loaders make it, or not at all.
 
-Loaders take ``tokenizer.json`` where there is one; published checkpoints have ``vocab.json`` and ``merges.txt``. Of
-either they take vocabulary and merges. What rewrites words, or adds tokens of their own for some, is refused: it would
-hide a name from the positions that a plan counts.
+Of CLIP's, loaders take ``tokenizer.json`` where there is one; published checkpoints have ``vocab.json`` and
+``merges.txt``. Of either they take vocabulary and merges; what they take of T5's, `fmn_guard.t5` tells. What rewrites
+words otherwise, or adds tokens of their own for some, is refused: it would hide a name from the positions that a plan
+counts.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +16,22 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
+from . import t5
 from .errors import InputError, RefusedArtefact, quoted
+from .family import Family
 from .jsonfile import read_object
 from .record import Digest, bytes_digest, file_digest
 
 MOST_BYTES = 64 << 20
 """Of a vocabulary or of merges; those of CLIP have two million at most."""
-_ROLES = {
+_CLIP_ROLES = {
     "unk_token": "<|endoftext|>",
     "bos_token": "<|startoftext|>",
     "eos_token": "<|endoftext|>",
     "pad_token": "<|endoftext|>",
 }
+# What stood for gaps in the text that a T5 was trained with.
+_SENTINEL = re.compile(r"<extra_id_\d{1,3}>")
 # What CLIP's tokenizer takes for a word.
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _NORMALIZER = {
@@ -46,7 +52,7 @@ class Tokens(NamedTuple):
         tokenizer: Neither cuts nor pads.
         digest: Over the files that it was made from.
         most: Tokens of a prompt, start and end included.
-        pad: What prompts are filled up with: the end token in Stable Diffusion 1.x, ``!`` in 2.x.
+        pad: What prompts are filled up with: the end token in Stable Diffusion 1.x, ``!`` in 2.x, ``<pad>`` in PixArt.
     """
 
     tokenizer: Tokenizer
@@ -55,36 +61,29 @@ class Tokens(NamedTuple):
     pad: str
 
 
-def read_tokens(folder: Path) -> Tokens:
-    """Reads the folder of a CLIP tokenizer.
+def read_tokens(folder: Path, family: Family) -> Tokens:
+    """Reads the folder of a tokenizer.
+
+    Args:
+        folder: its folder.
+        family: of the checkpoint that it is in, which says of what kind it is.
 
     Raises:
         InputError: a file is missing.
-        RefusedArtefact: one is damaged, contradicts another, or does more than CLIP's tokenizer does.
+        RefusedArtefact: one is damaged, contradicts another, or does more than the tokenizers of its kind do.
     """
     config = read_object(folder / "tokenizer_config.json")
-    most = config.get("model_max_length")
+    most = family.prompt_tokens or config.get("model_max_length")
     if not isinstance(most, int) or not 3 <= most <= 10_000:
         raise InputError(
             f"{folder / 'tokenizer_config.json'}: model_max_length is {quoted(most)}, not a number of tokens",
             hint="re-save the pipeline with diffusers",
         )
-    special = _special_tokens(folder, config)
-    whole, vocabulary, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
-    if whole.is_file():
-        files = [whole]
-        tokenizer = _from_whole(whole, special)
-        if vocabulary.is_file():
-            _compare(vocabulary, tokenizer)
-    elif vocabulary.is_file():
-        files = [vocabulary, merges]
-        tokenizer = _built(folder, read_object(vocabulary, MOST_BYTES), _read_merges(merges), special)
-    else:
-        raise InputError(
-            f"{folder}: no tokenizer.json, and no vocab.json with merges.txt", hint="download the whole checkpoint"
-        )
+    is_t5 = family.text == "t5"
+    special = _special_tokens(folder, config, t5.ROLES if is_t5 else _CLIP_ROLES)
+    tokenizer, files = _read_t5(folder, special) if is_t5 else _read_clip(folder, special)
     for name, token in _added(folder, config):
-        if token not in special.values():
+        if token not in special.values() and not (is_t5 and _is_sentinel(token)):
             raise _added_token(folder / name, token)
     files += [path for path in [folder / "special_tokens_map.json"] if path.is_file()]
     digests = [file_digest(file) for file in files]
@@ -97,10 +96,46 @@ def read_tokens(folder: Path) -> Tokens:
     )
 
 
-def _special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+def lowered(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer, for prompts that a pipeline puts into lower case before it hands them on."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    own = [copy.normalizer] if copy.normalizer else []
+    copy.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    return copy
+
+
+def _is_sentinel(token: object) -> bool:
+    return isinstance(token, str) and _SENTINEL.fullmatch(token) is not None
+
+
+def _read_clip(folder: Path, special: dict[str, str]) -> tuple[Tokenizer, list[Path]]:
+    whole, vocabulary, merges = folder / "tokenizer.json", folder / "vocab.json", folder / "merges.txt"
+    if whole.is_file():
+        tokenizer = _from_whole(whole, special)
+        if vocabulary.is_file():
+            _compare(vocabulary, tokenizer)
+        return tokenizer, [whole]
+    if not vocabulary.is_file():
+        raise InputError(
+            f"{folder}: no tokenizer.json, and no vocab.json with merges.txt", hint="download the whole checkpoint"
+        )
+    return _built(folder, read_object(vocabulary, MOST_BYTES), _read_merges(merges), special), [vocabulary, merges]
+
+
+def _read_t5(folder: Path, special: dict[str, str]) -> tuple[Tokenizer, list[Path]]:
+    if special != t5.ROLES:
+        raise RefusedArtefact.of(folder, "unknown-token", f"its special tokens are {quoted(special)}, not T5's", _AGAIN)
+    found = t5.read_ingredients(folder)
+    for token in found.added.values():
+        if token not in special.values() and not _is_sentinel(token):
+            raise _added_token(found.file, token)
+    return t5.build(found), [found.file]
+
+
+def _special_tokens(folder: Path, config: dict[str, Any], roles: dict[str, str]) -> dict[str, str]:
     """Special tokens by role; ``special_tokens_map.json`` has the last word, as with the loaders."""
     mapped = folder / "special_tokens_map.json"
-    found = dict(_ROLES)
+    found = dict(roles)
     for source in (config, read_object(mapped) if mapped.exists() else {}):
         for role in found:
             match source.get(role):

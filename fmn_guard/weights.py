@@ -65,13 +65,17 @@ def shapes(folder: Path, parts: Mapping[str, str]) -> dict[str, tuple[int, ...]]
     }
 
 
-def unet_bytes(folder: Path) -> int:
-    """Bytes of a checkpoint's UNet, as it is stored: of its tensors, without headers.
+def part_bytes(folder: Path, stem: str) -> int:
+    """Bytes of a part of a checkpoint, as it is stored: of its tensors, without headers.
+
+    Args:
+        folder: folder of the part.
+        stem: of its files.
 
     Raises:
         RefusedArtefact: as `weights_digest`.
     """
-    headers = [read_header(file) for file in weight_files(folder / "unet", WEIGHTS["unet"])]
+    headers = [read_header(file) for file in weight_files(folder, stem)]
     return sum(tensor.stop - tensor.begin for header in headers for tensor in header.tensors)
 
 

@@ -13,7 +13,7 @@ from fmn_guard.forget.patch import Part, PartFacts, Patch
 from fmn_guard.forget.tensorfile import read_header
 from fmn_guard.manifest import CheckpointRef
 from fmn_guard.record import digest
-from fmn_guard.weights import unet_bytes
+from fmn_guard.weights import WEIGHTS, part_bytes
 
 PLAN = digest("plan")
 
@@ -36,4 +36,4 @@ def make_patch(checkpoint: str | Path, slugs: Sequence[str] = ("lion", "pistol")
         whole = {last: torch.randn(shapes[last], generator=generator).half()}
         facts = PartFacts(concepts=(slug,), kind="object", plan_digest=PLAN, metrics={"error": 0.001, "drift": 0.05})
         parts.append(Part(facts, {**edits, **whole}))
-    return Patch(base.facts.identity, unet_bytes(base.folder), tuple(parts))
+    return Patch(base.facts.identity, part_bytes(base.folder / "unet", WEIGHTS["unet"]), tuple(parts))

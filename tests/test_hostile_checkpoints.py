@@ -6,6 +6,7 @@ door, `fmn-guard apply`.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pickle
@@ -416,10 +417,10 @@ CONFIGS = [
         keyed("model_index.json", _class_name="FluxPipeline"),
     ),
     Case(
-        "PixArt is no UNet",
+        "Sana is another transformer",
         "unknown-pipeline",
         "model_index.json",
-        keyed("model_index.json", _class_name="PixArtSigmaPipeline"),
+        keyed("model_index.json", _class_name="SanaPipeline"),
     ),
     Case(
         "noise is predicted in an unknown way",
@@ -578,6 +579,179 @@ TORCH = [
 @pytest.mark.parametrize("case", TORCH, ids=_ids(TORCH))
 def test_weights_are_refused_when(case: Case, tiny_checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    case.do(folder, tmp_path / "mark")
+    _refused(case, folder, tmp_path / "mark")
+
+
+def whole_tokenizer(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, Path], object]:
+    """Changes ``tokenizer.json``."""
+
+    def do(folder: Path, mark: Path) -> None:
+        path = folder / TOKENIZER
+        change(data := json.loads(path.read_text(encoding="utf-8")))
+        path.write_text(json.dumps(data), encoding="utf-8")
+
+    return do
+
+
+def table(content: bytes) -> dict[str, str]:
+    """A normalizer with a table of characters."""
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(content).decode()}
+
+
+TOKENIZER = "tokenizer/tokenizer.json"
+LION = {"content": "lion", "id": 5, "special": True, "normalized": False}
+PIXART = [
+    Case("its pieces are a pickle", "pickle", "tokenizer/spiece.model", pickled("tokenizer/spiece.model")),
+    Case(
+        "its transformer is of another class",
+        "unknown-class",
+        "model_index.json",
+        keyed("model_index.json", transformer=["diffusers", "SD3Transformer2DModel"]),
+    ),
+    Case(
+        "its configuration is of another class",
+        "unknown-class",
+        "transformer/config.json",
+        keyed("transformer/config.json", _class_name="DiTTransformer2DModel"),
+    ),
+    Case(
+        "it is told classes of pictures under the name that PixArt's class had",
+        "unusual-model",
+        "transformer/config.json",
+        keyed("transformer/config.json", _class_name="Transformer2DModel", norm_type="ada_norm_zero"),
+    ),
+    Case("it has a UNet too", "unknown-part", "model_index.json", keyed("model_index.json", unet=["diffusers", "Any"])),
+    Case(
+        "it is told boxes too",
+        "unusual-model",
+        "transformer/config.json",
+        keyed("transformer/config.json", attention_type="gated"),
+    ),
+    Case(
+        "its blocks would not end",
+        "too-deep",
+        "transformer/config.json",
+        keyed("transformer/config.json", num_layers=1_000_000),
+    ),
+    Case(
+        "its encoder would not end",
+        "too-deep",
+        "text_encoder/config.json",
+        keyed("text_encoder/config.json", num_layers=1_000_000),
+    ),
+    Case(
+        "its encoder is a whole T5",
+        "unknown-class",
+        "text_encoder/config.json",
+        keyed("text_encoder/config.json", architectures=["T5ForConditionalGeneration"]),
+    ),
+    Case(
+        "its tokenizer is CLIP's",
+        "unknown-class",
+        "tokenizer/tokenizer_config.json",
+        keyed("tokenizer/tokenizer_config.json", tokenizer_class="CLIPTokenizer"),
+    ),
+    Case(
+        "its pieces lie elsewhere",
+        "points-elsewhere",
+        "tokenizer/tokenizer_config.json",
+        keyed("tokenizer/tokenizer_config.json", vocab_file="/etc/passwd"),
+    ),
+    Case(
+        "its tokenizer adds a name",
+        "added-token",
+        TOKENIZER,
+        whole_tokenizer(lambda data: data["added_tokens"].append(LION)),
+    ),
+    Case(
+        "its tokenizer's configuration adds a name",
+        "added-token",
+        "tokenizer/tokenizer_config.json",
+        keyed("tokenizer/tokenizer_config.json", extra_special_tokens=["lion"]),
+    ),
+    Case(
+        "its sentences end with a name",
+        "unknown-token",
+        "tokenizer",
+        keyed("tokenizer/tokenizer_config.json", eos_token="lion"),
+    ),
+    Case(
+        "its tokenizer pairs letters",
+        "bad-tokenizer",
+        TOKENIZER,
+        whole_tokenizer(lambda data: data["model"].update(type="BPE")),
+    ),
+    Case(
+        "its pieces have no numbers",
+        "bad-tokenizer",
+        TOKENIZER,
+        whole_tokenizer(lambda data: data["model"]["vocab"].append(["lion", "often"])),
+    ),
+    Case(
+        "its first pieces are others",
+        "unknown-token",
+        TOKENIZER,
+        whole_tokenizer(lambda data: data["model"]["vocab"].reverse()),
+    ),
+    Case(
+        "its tokenizer writes another name",
+        "rewrites-words",
+        TOKENIZER,
+        whole_tokenizer(
+            lambda data: data.update(normalizer={"type": "Replace", "pattern": {"String": "lion"}, "content": "cat"})
+        ),
+    ),
+    Case(
+        "its table of characters is cut off",
+        "bad-tokenizer",
+        TOKENIZER,
+        whole_tokenizer(lambda data: data.update(normalizer=table(b"\0\4\0\0abc"))),
+    ),
+    Case(
+        "its table of characters leads out of itself",
+        "bad-tokenizer",
+        TOKENIZER,
+        whole_tokenizer(lambda data: data.update(normalizer=table(b"\0\4\0\0" + b"\xff" * 1024 + b"x\0"))),
+    ),
+    Case(
+        "its pieces are of no kind and all there is",
+        "bad-tokenizer",
+        "tokenizer/spiece.model",
+        lambda folder, mark: (folder / TOKENIZER).rename(folder / "tokenizer/spiece.model"),
+    ),
+    Case(
+        "its weights are of fewer blocks",
+        "unknown-tensor",
+        "transformer",
+        keyed("transformer/config.json", num_layers=2),
+    ),
+    Case(
+        "its encoder's weights are of another width",
+        "wrong-shape",
+        "text_encoder",
+        keyed("text_encoder/config.json", d_ff=96),
+    ),
+    Case(
+        "its heads are of no size",
+        "bad-config",
+        "transformer/config.json",
+        keyed("transformer/config.json", patch_size=0),
+    ),
+]
+"""PixArt, in its own files."""
+
+
+@pytest.fixture(scope="module")
+def pixart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from .tiny import save_tiny_family
+
+    return save_tiny_family(tmp_path_factory.mktemp("pixart") / "model", "pixart-sigma")
+
+
+@pytest.mark.parametrize("case", PIXART, ids=_ids(PIXART))
+def test_pixart_is_refused_where(case: Case, pixart: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(pixart, tmp_path / "model")
     case.do(folder, tmp_path / "mark")
     _refused(case, folder, tmp_path / "mark")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,24 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     PNDMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+from transformers.utils import sentencepiece_model_pb2_new
 
 from fmn_guard.shipped import shipped_model
 
@@ -63,8 +77,8 @@ def save_tiny_checkpoint(folder: Path) -> Path:
     return folder
 
 
-FAMILIES = ("sd1", "sd2", "sd2-v", "sdxl", "sdxl-turbo")
-"""Stable Diffusion 1.x; 2.x predicting noise, and velocity; XL; and XL in few steps."""
+FAMILIES = ("sd1", "sd2", "sd2-v", "sdxl", "sdxl-turbo", "pixart-alpha", "pixart-sigma")
+"""Stable Diffusion 1.x; 2.x predicting noise, and velocity; XL; XL in few steps; and both PixArts."""
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULERS: dict[str, Any] = {
     "sd1": PNDMScheduler(**NOISE, skip_prk_steps=True, steps_offset=1),
@@ -72,15 +86,21 @@ SCHEDULERS: dict[str, Any] = {
     "sd2-v": DDIMScheduler(**NOISE, clip_sample=False, steps_offset=1, prediction_type="v_prediction"),
     "sdxl": EulerDiscreteScheduler(**NOISE, steps_offset=1),
     "sdxl-turbo": EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="trailing"),
+    "pixart-alpha": DPMSolverMultistepScheduler(beta_schedule="linear"),
+    "pixart-sigma": DPMSolverMultistepScheduler(beta_schedule="linear"),
 }
 
 
-def save_tiny_family(folder: Path, family: str) -> Path:
+def save_tiny_family(folder: Path, family: str, side: int = 8) -> Path:
     """Saves a pipeline of one of `FAMILIES` as it is published, with the layers and paddings of the real ones.
 
-    Tokenizers are in two files, but for sd2, which has them in one.
+    Tokenizers are in two files, but for sd2 and the second PixArt, which have them as they are saved today, and the
+    first PixArt, which has the model of SentencePiece. Of PixArt ``side`` is the width of the
+    latents that it says it is made for: at 128, the first version is told the size of a picture.
     """
     torch.manual_seed(1)
+    if family.startswith("pixart"):
+        return _save_tiny_pixart(folder, family, side)
     xl = family.startswith("sdxl")
     parts: dict[str, Any] = {
         "unet": _unet(xl, linear=family != "sd1"),
@@ -101,6 +121,67 @@ def save_tiny_family(folder: Path, family: str) -> Path:
         for name in ("tokenizer", "tokenizer_2") if xl else ("tokenizer",):
             _publish(folder / name)
     return folder
+
+
+def _save_tiny_pixart(folder: Path, family: str, side: int = 8) -> Path:
+    tokenizer = t5_tokenizer()
+    kind = PixArtAlphaPipeline if family == "pixart-alpha" else PixArtSigmaPipeline
+    kind(
+        transformer=PixArtTransformer2DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            num_layers=3,
+            cross_attention_dim=24,
+            sample_size=side,
+            caption_channels=32,
+        ),
+        vae=_vae(),
+        text_encoder=T5EncoderModel(
+            T5Config(
+                vocab_size=len(tokenizer),
+                d_model=32,
+                d_kv=8,
+                d_ff=64,
+                num_layers=2,
+                num_heads=4,
+                feed_forward_proj="gated-gelu",
+            )
+        ),
+        tokenizer=tokenizer,
+        scheduler=SCHEDULERS[family],
+    ).save_pretrained(folder, safe_serialization=True)
+    if family == "pixart-alpha":
+        (folder / "tokenizer" / "tokenizer.json").unlink()
+        (folder / "tokenizer" / "spiece.model").write_bytes(spiece_model(t5_pieces()))
+    return folder
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer of `t5_pieces`."""
+    return T5Tokenizer(vocab=[*t5_pieces(), *((f"<extra_id_{i}>", 0.0) for i in reversed(range(100)))])
+
+
+def spiece_model(pieces: Sequence[tuple[str, float]], table: bytes = b"", **trained: int) -> bytes:
+    """Pieces as SentencePiece writes them."""
+    model = sentencepiece_model_pb2_new.ModelProto()
+    for text, score in pieces:
+        kind = {"<unk>": 2, "<pad>": 3, "</s>": 3}.get(text, 1)
+        model.pieces.add(piece=text, score=score, type=kind)
+    for key, value in ({"unk_id": 2, "eos_id": 1, "pad_id": 0, "bos_id": -1} | trained).items():
+        setattr(model.trainer_spec, key, value)
+    model.normalizer_spec.precompiled_charsmap = table
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def t5_pieces() -> list[tuple[str, float]]:
+    """The words that the built-in model knows, and single letters for all others."""
+    vocabulary = CLIPTokenizer.from_pretrained(shipped_model("emoji-sd") / "tokenizer").get_vocab()
+    words = sorted({token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>")})
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -4.0)]
+    pieces += [(f"\u2581{word}", -6.0) for word in words if len(word) > 1 and word.isascii() and word.isalpha()]
+    pieces += [(letter, -9.0) for letter in f"{string.ascii_letters}{string.digits}!,.'-"]
+    return pieces
 
 
 def _unet(xl: bool, linear: bool) -> UNet2DConditionModel:

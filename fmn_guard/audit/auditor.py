@@ -23,6 +23,7 @@ from ..assembly import (
     remove_partial_stores,
 )
 from ..evidence import Audit
+from ..model.conditioning import denoiser
 from ..plan import Plan
 from ..progress import Progress, silent
 from ..record import Digest
@@ -73,7 +74,7 @@ def run_audit(
         patched_digest=patched_digest,
         passes_digest=passes_digest,
         device=base.device.type,
-        precision=str(base.unet.dtype).removeprefix("torch."),
+        precision=str(denoiser(base).dtype).removeprefix("torch."),
         out=out,
         keep_images=keep_images,
         progress=progress,

@@ -15,6 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from ..evidence import AttentionMap, Side
 from ..model.attention import seen_attention
+from ..model.conditioning import denoiser, prompt_tokens
 from ..model.sampler import draw_latents, threads
 from ..plan import Plan
 from ..probes import Probe
@@ -52,7 +53,7 @@ def attention_of(
 
 def _masses(plan: Plan, model: StableDiffusionPipeline, probes: Sequence[Probe]) -> Tensor:
     """(B, SIDE, SIDE) float32: attention probability on the name, the mean over steps, layers and heads."""
-    named = torch.zeros(len(probes), model.tokenizer.model_max_length)
+    named = torch.zeros(len(probes), prompt_tokens(model))
     for i, probe in enumerate(probes):
         named[i, list(probe.positions)] = 1
     maps: list[Tensor] = []
@@ -63,7 +64,7 @@ def _masses(plan: Plan, model: StableDiffusionPipeline, probes: Sequence[Probe])
         wide = isqrt(mass.shape[1])
         maps.append(adaptive_avg_pool2d(mass.unflatten(1, (wide, wide)), SIDE))  # coarser layers are repeated
 
-    with seen_attention(model.unet, see):
+    with seen_attention(denoiser(model), see):
         draw_latents(
             model,
             [p.prompt for p in probes],

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..evidence import Side
 from ..inversion import InversionSettings
+from ..model.conditioning import denoiser
 from ..model.inversion import Inversion, invert, sentence_vector, sentence_vectors, spoken
 from ..model.sampler import decode, draw_latents, encode, threads, to_pixels
 from ..mscore import FILE, FIRST_ANCHOR_SEED, FIRST_REPLAY_SEED, MScore, Protocol, Replayed, Score, Subject
@@ -95,8 +96,8 @@ def count_cached(protocol: Protocol, plan: Plan, cache: Path, device: str = "cpu
 
 
 def seconds_each(protocol: Protocol, base: StableDiffusionPipeline) -> float:
-    """Times a few steps: seconds that a UNet evaluation with gradients takes on this machine, now."""
-    config = base.unet.config
+    """Times a few steps: seconds that an evaluation with gradients takes on this machine, now."""
+    config = denoiser(base).config
     latents = torch.zeros(1, config.in_channels, config.sample_size, config.sample_size, device=base.device)
     settings = protocol.inversion.model_copy(update={"steps": _TIMED_STEPS})
     invert(base, latents, ["{x}"], protocol.word, settings.model_copy(update={"steps": 1}))  # what is made once

@@ -28,5 +28,5 @@ dtype_option = click.option(
     type=click.Choice(get_args(Precision)),
     default="float32",
     show_default=True,
-    help="Precision of UNet and text encoders; edits and autoencoder are float32 whatever it is.",
+    help="Precision of what draws and of text encoders; edits and autoencoder are float32 whatever it is.",
 )

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..facts import Checkpoint
 from ..model.checkpoint import load_pipeline, quiet
+from ..model.conditioning import denoise, denoiser, text_states
 from ..model.modelspec import lora_spec
 from ..record import canonical_json
 from .factors import Factors
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 
 Form = Literal["kohya", "diffusers", "diff"]
 """LoRA as kohya's scripts name it, which ComfyUI and A1111 read; LoRA as diffusers saves it; whole differences by
-kohya's names, which ComfyUI reads."""
+kohya's names, of transformers by those of diffusers, which ComfyUI reads."""
 TOLERANCE = 1e-3
-"""How far what a reloaded file makes the UNet predict may be from what the patch makes it predict, as a share of the
+"""How far what a reloaded file makes the model predict may be from what the patch makes it predict, as a share of the
 patch's own effect: root mean squares."""
-_RECORDS = 4
+_TEXTS = ("a photo of a house", "two dogs, a cat and a bird", "an oil painting of the sea at night", "")
 _LARGEST = 32
 """Height and width of the latents that are compared, at most: whether an edit is read rightly shows at any size."""
 
@@ -50,24 +51,30 @@ def exported(patch: Patch, form: Form, base: Checkpoint | None = None) -> bytes:
     Raises:
         InputError: it edits weights that the form cannot hold, or none.
     """
-    if not any(part.edits for part in patch.parts):
+    edits = edits_after(patch.parts)
+    if not edits:
         raise InputError("the patch changes nothing", hint="there is nothing to export")
+    transformer = _of_transformer(edits)
+    if transformer and form != "diff":
+        raise InputError(
+            "no LoRA that is known here is read for a transformer: diffusers' PixArt pipelines load none",
+            hint="use --format diff, or write the patched checkpoint with `fmn-guard patch apply`",
+        )
     facts = {METADATA_KEY: canonical_json(patch.facts).decode()}
     if base is not None:
-        facts |= lora_spec(base.facts, base.folder, len(patch.concepts), diffusers=form == "diffusers")
+        facts |= lora_spec(base.facts, base.folder, len(patch.concepts), diffusers=transformer or form == "diffusers")
     match form:
         case "kohya":
             return _kohya(_loras(patch), facts)
         case "diffusers":
             return _diffusers(_loras(patch), facts)
         case "diff":
-            tensors = {_kohya_name(name): edit for name, edit in edits_after(patch.parts).items()}
-            return saved(tensors, facts)
+            return saved({_difference(name, transformer): edit for name, edit in edits.items()}, facts)
 
 
 @torch.no_grad()
 def effect_lost(base: Checkpoint, patch: Patch, path: Path, form: Form, device: str = "cpu") -> float:
-    """Loads an exported file onto a fresh base the way its readers do, and compares what the UNet then predicts.
+    """Loads an exported file onto a fresh base the way its readers do, and compares what the model then predicts.
 
     LoRAs are loaded by diffusers' ``load_lora_weights``; whole differences are added here by the names in the file,
     since no library does it.
@@ -81,18 +88,20 @@ def effect_lost(base: Checkpoint, patch: Patch, path: Path, form: Form, device: 
     check_base(path, patch, base.facts.identity)
     plain = load_pipeline(base.folder, device)
     inputs = _inputs(plain)
-    before = plain.unet(*inputs).sample
-    _add(plain, edits_after(patch.parts))
-    wanted = plain.unet(*inputs).sample
+    before = denoise(plain, *inputs)
+    edits = edits_after(patch.parts)
+    _add(plain, edits)
+    wanted = denoise(plain, *inputs)
     del plain  # one checkpoint at a time: those of SDXL take 14 GB
     reader = load_pipeline(base.folder, device)
     if form == "diff":
-        by_name = {_kohya_name(name): name for name, _ in reader.unet.named_parameters()}
+        transformer = _of_transformer(edits)
+        by_name = {_difference(name, transformer): name for name, _ in denoiser(reader).named_parameters()}
         _add(reader, {by_name[name]: edit for name, edit in load_file(path).items()})
     else:
         with quiet():
             reader.load_lora_weights(path.parent, weight_name=path.name, local_files_only=True)
-    found = reader.unet(*inputs).sample
+    found = denoise(reader, *inputs)
     return float((found - wanted).square().mean().sqrt() / (wanted - before).square().mean().sqrt())
 
 
@@ -145,25 +154,33 @@ def _diffusers(loras: Mapping[str, Factors], facts: Mapping[str, str]) -> bytes:
     return saved(tensors, {**facts, "lora_adapter_metadata": json.dumps(said, sort_keys=True)})
 
 
-def _kohya_name(name: str) -> str:
-    """The name of a whole difference: ``a.b.weight`` is ``lora_unet_a_b.diff``, a bias ``.diff_b``."""
+def _of_transformer(edits: Mapping[str, Tensor]) -> bool:
+    """Whether a patch edits a transformer: the blocks of a UNet lie in others."""
+    return any(name.startswith("transformer_blocks.") for name in edits)
+
+
+def _difference(name: str, transformer: bool) -> str:
+    """The name of a whole difference: ``a.b.weight`` is ``lora_unet_a_b.diff``, a bias ``.diff_b``.
+
+    Of a transformer it is ``transformer.a.b.diff``.
+    """
     layer, _, kind = name.rpartition(".")
-    return f"lora_unet_{layer.replace('.', '_')}.{'diff_b' if kind == 'bias' else 'diff'}"
+    key = f"transformer.{layer}" if transformer else f"lora_unet_{layer.replace('.', '_')}"
+    return f"{key}.{'diff_b' if kind == 'bias' else 'diff'}"
 
 
 @torch.no_grad()
 def _add(pipeline: StableDiffusionPipeline, edits: Mapping[str, Tensor]) -> None:
     for name, edit in edits.items():
-        weight = pipeline.unet.get_parameter(name)
+        weight = denoiser(pipeline).get_parameter(name)
         weight += edit.to(weight)
 
 
 def _inputs(pipeline: StableDiffusionPipeline) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise, timesteps and text states of no prompt in particular."""
+    """Noise, timesteps and texts that have nothing to do with one another."""
     generator = torch.Generator().manual_seed(0)
-    config = pipeline.unet.config
+    config = denoiser(pipeline).config
     side = min(config.sample_size, _LARGEST)
-    x = torch.randn(_RECORDS, config.in_channels, side, side, generator=generator)
-    t = torch.linspace(0, len(pipeline.scheduler.alphas_cumprod) - 1, _RECORDS).long()
-    text = torch.randn(_RECORDS, pipeline.tokenizer.model_max_length, config.cross_attention_dim, generator=generator)
-    return x.to(pipeline.device), t.to(pipeline.device), text.to(pipeline.device)
+    x = torch.randn(len(_TEXTS), config.in_channels, side, side, generator=generator)
+    t = torch.linspace(0, len(pipeline.scheduler.alphas_cumprod) - 1, len(_TEXTS)).long()
+    return x.to(pipeline.device), t.to(pipeline.device), text_states(pipeline, _TEXTS)

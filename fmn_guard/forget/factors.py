@@ -58,7 +58,7 @@ def store(
     weights: Mapping[str, Tensor],
     read: Mapping[str, Tensor],
     how: StoredAs | None,
-    unet_bytes: int,
+    denoiser_bytes: int,
 ) -> Stored:
     """Stores the edit of a pass in as few bytes as its plan allows.
 
@@ -70,7 +70,7 @@ def store(
         weights: the checkpoint's own weights, by the same names.
         read: (in, in), second moments of what a layer reads; where there is none, every input counts the same.
         how: what the plan allows; None stores float32 differences.
-        unet_bytes: bytes of the base's UNet, as it is stored.
+        denoiser_bytes: bytes of what draws in the base, as it is stored.
     """
     changes = {name: change.detach().cpu() for name, change in sorted(changes.items()) if change.any()}
     largest = max((change.abs().max().item() for change in changes.values()), default=0.0)
@@ -83,7 +83,7 @@ def store(
         if change.ndim == 2
     }
     ranks = _ranks(
-        layers, how.error, how.share * unet_bytes - sum(2 * c.numel() for c in changes.values() if c.ndim != 2)
+        layers, how.error, how.share * denoiser_bytes - sum(2 * c.numel() for c in changes.values() if c.ndim != 2)
     )
     edits = {name: layers[name].cut(ranks[name]) if name in layers else c.to(_STORED) for name, c in changes.items()}
     lost = [layer.energy(layer.change - dense(edits[name]).double()) for name, layer in layers.items()]

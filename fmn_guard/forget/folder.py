@@ -4,7 +4,7 @@ base folder, patch --patch_folder--> patched folder --revert_folder--> base fold
 
 Beside the base's own files stand ``fmn-guard/patch.safetensors``, the patch, and ``fmn-guard/originals.safetensors``,
 the bytes that it took the place of; a folder that is to be published goes without, for they undo the patch. Only the
-files of the UNet that hold edited weights are written anew.
+files of the denoiser that hold edited weights are written anew.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..errors import InputError, RefusedArtefact
 from ..facts import Checkpoint, describe_checkpoint
+from ..family import family_of
 from ..manifest import CheckpointRef
 from ..record import Digest, Record, canonical_json, file_digest, write_atomic
 from .patch import METADATA_KEY, PATCH, Patch, check_base, edits_after, read_patch, write_patch
@@ -46,7 +47,7 @@ class _Originals(Record):
     """Format of the file."""
     precision: Precision
     """How edited weights were written."""
-    files: dict[Annotated[str, StringConstraints(pattern=r"^unet/[\w-][\w.-]*\.safetensors$")], Digest]
+    files: dict[Annotated[str, StringConstraints(pattern=r"^(unet|transformer)/[\w-][\w.-]*\.safetensors$")], Digest]
     """Digest of each file that was written anew, as the base has it, by its path in the folder."""
 
 
@@ -183,7 +184,8 @@ def _changed(folder: Path, why: str) -> RefusedArtefact:
 def _shards_of(folder: Path, path: Path, edits: Mapping[str, Tensor]) -> dict[str, Header]:
     """Headers of the files that hold edited weights, by their path in the folder."""
     headers = {
-        f.relative_to(folder).as_posix(): read_header(f) for f in sorted((folder / "unet").glob("*.safetensors"))
+        f.relative_to(folder).as_posix(): read_header(f)
+        for f in sorted((folder / family_of(folder).denoiser).glob("*.safetensors"))
     }
     shapes = {name: each for header in headers.values() for name, each in header.entries.items()}
     for name, edit in edits.items():

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ..model.conditioning import denoiser
+
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
@@ -17,6 +19,9 @@ _MOST = 2 << 30
 _KEPT = 320
 """Numbers that a UNet keeps for each pixel and channel of its first block: 309 for a record of 256 pixels on Stable
 Diffusion 1.5 (`make bench-sd15`, "kept" of ``guarded``)."""
+_KEPT_BY_BLOCK = 12
+"""Numbers that a block of PixArt keeps for each patch and channel while values alone are trained: counted by autograd's
+hooks on small ones."""
 
 
 def records_at_once(pipeline: StableDiffusionPipeline, pixels: int) -> int:
@@ -32,15 +37,22 @@ def records_at_once(pipeline: StableDiffusionPipeline, pixels: int) -> int:
 @contextmanager
 def spared(pipeline: StableDiffusionPipeline, pixels: int) -> Iterator[None]:
     """Where not even one record fits, blocks keep only what they are given and are run again in the backward pass."""
-    recompute = _bytes(pipeline, pixels) > _MOST and not pipeline.unet.is_gradient_checkpointing
+    part = denoiser(pipeline)
+    recompute = _bytes(pipeline, pixels) > _MOST and not part.is_gradient_checkpointing
     if recompute:
-        pipeline.unet.enable_gradient_checkpointing()
+        part.enable_gradient_checkpointing()
     try:
         yield
     finally:
         if recompute:
-            pipeline.unet.disable_gradient_checkpointing()
+            part.disable_gradient_checkpointing()
 
 
 def _bytes(pipeline: StableDiffusionPipeline, pixels: int) -> int:
-    return int(pixels * pipeline.unet.config.block_out_channels[0] * _KEPT * pipeline.unet.dtype.itemsize)
+    part = denoiser(pipeline)
+    if "block_out_channels" in part.config:
+        kept = pixels * part.config.block_out_channels[0] * _KEPT
+    else:
+        patches = pixels / part.config.patch_size**2
+        kept = patches * part.inner_dim * part.config.num_layers * _KEPT_BY_BLOCK
+    return int(kept * part.dtype.itemsize)

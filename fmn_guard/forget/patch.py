@@ -1,4 +1,4 @@
-"""The patch: what each pass added to the UNet's weights, bound to the base it was made for.
+"""The patch: what each pass added to the denoiser's weights, bound to the base it was made for.
 
 The edits of passes stand apart, in the order in which they were made, so that one can be added or dropped without
 redoing the others. No inverted token and no sentence is ever in it.
@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import InputError, RefusedArtefact
+from ..model.conditioning import denoiser
 from ..passes import PassKind
 from ..record import Digest, Record, Slug, canonical_json, digest, file_digest, write_atomic
 from .factors import Edit, Factors, dense
@@ -52,13 +53,13 @@ class PatchFacts(Record):
     base_digest: Digest
     """Identity of the only base it may be applied to."""
     unet_bytes: int
-    """Bytes of the base's UNet, as it is stored; 0 where that was not noted."""
+    """Bytes of what draws in the base, its UNet or transformer, as it is stored; 0 where that was not noted."""
     parts: tuple[PartFacts, ...]
     """Its edits, in the order in which they were made."""
 
 
 class Part(NamedTuple):
-    """The edit of one pass, by parameter name of the UNet."""
+    """The edit of one pass, by parameter name of the denoiser."""
 
     facts: PartFacts
     edits: dict[str, Edit]
@@ -85,7 +86,7 @@ class Patch(NamedTuple):
 
 
 def edits_after(parts: Sequence[Part], passes: int | None = None) -> dict[str, Tensor]:
-    """What the first passes have added to the UNet's weights together.
+    """What the first passes have added to the denoiser's weights together.
 
     Args:
         parts: of a patch, in order.
@@ -217,7 +218,7 @@ def apply_patch(
     """
     patch = read_patch(path)
     check_base(path, patch, base_digest)
-    weights = dict(pipeline.unet.named_parameters())
+    weights = dict(denoiser(pipeline).named_parameters())
     for name, edit in edits_after(patch.parts, passes).items():
         if name not in weights or weights[name].shape != edit.shape:
             raise RefusedArtefact(

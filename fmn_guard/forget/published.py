@@ -6,7 +6,7 @@ target tokens of its prompt:
     L = sqrt( sum_l,b,h,p sum_(j in C_b) A_l[b, h, p, j]^2 )
 
 one Frobenius norm, neither squared nor averaged. Its gradient to the probabilities has length 1 whatever they are, so
-nothing fades and only the step ceiling ends it. All weights of the UNet are trained by AdamW; nothing is retained.
+nothing fades and only the step ceiling ends it. All weights of the denoiser are trained by AdamW; nothing is retained.
 How it departs from the release, plans and reports state (`fmn_guard.presets.DEPARTURES`).
 """
 
@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import PassError
 from ..evidence import PassRecord
 from ..model.attention import Edited, cross_attentions, seen_attention
-from ..model.conditioning import denoise
+from ..model.conditioning import denoise, denoiser
 from ..passes import PassSpec
 from ..presets import Published
 from ..progress import Progress, silent
@@ -32,7 +32,7 @@ from .reading import noised
 from .resteer import pass_name, recorded, watched_tokens
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionPipeline
 
 
 @dataclass
@@ -72,16 +72,16 @@ class NormTape:
 
 
 @contextmanager
-def watch_norm(unet: UNet2DConditionModel) -> Iterator[NormTape]:
-    """Watches the attention norm on target tokens; gives the UNet back as it was."""
-    tape = NormTape(len(cross_attentions(unet)))
+def watch_norm(denoiser: nn.Module) -> Iterator[NormTape]:
+    """Watches the attention norm on target tokens; gives the model back as it was."""
+    tape = NormTape(len(cross_attentions(denoiser)))
 
     def see(_name: str, _query: Tensor, probs: Tensor) -> None:
         targeted = probs * tape.wanted[:, None, None]  # (B, heads, P, T)
         tape.squares.append(targeted.square().sum())
         tape.masses.append(targeted.detach().sum(-1).mean().item())
 
-    with seen_attention(unet, see):
+    with seen_attention(denoiser, see):
         yield tape
 
 
@@ -119,11 +119,11 @@ def resteer_as_published(
     images_digest: str,
     progress: Progress = silent,
 ) -> PassRecord:
-    """Runs one pass on the whole UNet; the edit is settled into the weights at its end.
+    """Runs one pass on the whole denoiser; the edit is settled into the weights at its end.
 
     Args:
         pipeline: the model.
-        weights: from `fmn_guard.model.whole.edited_unet`.
+        weights: from `fmn_guard.model.whole.edited_weights`.
         spec: the pass, with its `PassSpec.published`.
         latents: (N, C, h, w), pictures to forget.
         rows: which of the pass's prompts each picture is seen with.
@@ -139,14 +139,14 @@ def resteer_as_published(
     generator = torch.Generator().manual_seed(spec.seed)
     text = text.clone()  # made in inference mode, it could not be trained through
     before = {name: weight.edit for name, weight in weights.items()}
-    trained = list(pipeline.unet.parameters())
+    trained = list(denoiser(pipeline).parameters())
     stopped: Literal["ceiling", "no-steps", "diverged"] = "ceiling" if spec.steps else "no-steps"
     masses: list[float] = []
     for weight in trained:
         weight.requires_grad_(True)
     try:
         descent = ClippedAdamW(trained, spec.published, spec.learning_rate)
-        with watch_norm(pipeline.unet) as tape:
+        with watch_norm(denoiser(pipeline)) as tape:
             while len(masses) < spec.steps and stopped == "ceiling":
                 part = torch.randint(0, len(latents), (spec.batch,), generator=generator)
                 asked = [rows[i] for i in part]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..model.attention import cross_attentions, seen_attention
-from ..model.conditioning import denoise, read_states
+from ..model.conditioning import denoise, denoiser, read_states, score_bias, seen_length
 from ..model.placement import in_double
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def queries(
         chosen = torch.randint(0, query.shape[2], (_PIXELS,), generator=generator).to(query.device)
         seen.setdefault(f"{name}{_VALUES}", []).append(query[:, :, chosen].transpose(1, 2).flatten(0, 1))
 
-    with seen_attention(pipeline.unet, see):
+    with seen_attention(denoiser(pipeline), see):
         for start in range(0, len(x_t), _RECORDS):
             part = slice(start, start + _RECORDS)
             denoise(pipeline, x_t[part], t[part], text[part])
@@ -76,15 +76,17 @@ def moments(
     Returns:
         Sums of r r^T and of o r^T; nothing of the second without ``also``.
     """
-    text, also = read_states(pipeline, text), None if also is None else read_states(pipeline, also)
-    width = text.shape[-1]
+    text = text[:, : seen_length(pipeline, text)]
+    states = read_states(pipeline, text)
+    others = None if also is None else read_states(pipeline, also[:, : text.shape[1]])
+    width = states.shape[-1]
     own = {name: _zeros(heads, width) for name, heads in _heads(pipeline)}
-    crossed = {} if also is None else {name: torch.zeros_like(moment) for name, moment in own.items()}
-    for name, part, probs in _attended(pipeline, asked, text, each):
-        read = _averaged(probs, text[part])
+    crossed = {} if others is None else {name: torch.zeros_like(moment) for name, moment in own.items()}
+    for name, part, probs in _attended(pipeline, asked, text, states, each):
+        read = _averaged(probs, states[part])
         own[name] += (read.mT @ read).cpu() / each
-        if also is not None:
-            crossed[name] += (_averaged(probs, also[part]).mT @ read).cpu() / each
+        if others is not None:
+            crossed[name] += (_averaged(probs, others[part]).mT @ read).cpu() / each
     return own, crossed
 
 
@@ -109,10 +111,10 @@ def moved(
         values: the checkpoint's, of each layer: (heads, out / heads, d).
         change: of these, of the same shapes.
     """
-    text = read_states(pipeline, text)
+    states = read_states(pipeline, text)
     far, size = ({name: torch.zeros(len(text), dtype=torch.float64) for name in change} for _ in range(2))
-    for name, part, probs in _attended(pipeline, asked, text, each):
-        read = _averaged(probs, text[part]).unflatten(1, (-1, each))  # (heads, B, each, d)
+    for name, part, probs in _attended(pipeline, asked, text, states, each):
+        read = _averaged(probs, states[part]).unflatten(1, (-1, each))  # (heads, B, each, d)
         for total, weight in ((far, change[name]), (size, values[name])):
             delivered = read @ weight.to(read).mT[:, None]
             total[name][part] = delivered.square().sum(-1).mean(-1).sum(0).cpu()
@@ -137,7 +139,7 @@ def noised(
 
 
 def _heads(pipeline: StableDiffusionPipeline) -> list[tuple[str, int]]:
-    return [(f"{layer}{_VALUES}", module.heads) for layer, module in cross_attentions(pipeline.unet).items()]
+    return [(f"{layer}{_VALUES}", module.heads) for layer, module in cross_attentions(denoiser(pipeline)).items()]
 
 
 def _zeros(heads: int, width: int) -> Tensor:
@@ -145,18 +147,28 @@ def _zeros(heads: int, width: int) -> Tensor:
 
 
 def _attended(
-    pipeline: StableDiffusionPipeline, asked: Queries, text: Tensor, each: int
+    pipeline: StableDiffusionPipeline, asked: Queries, text: Tensor, states: Tensor, each: int
 ) -> Iterator[tuple[str, slice, Tensor]]:
-    """Of each layer and block of sentences the attention (B, heads, each, T) of its turn of queries."""
-    for layer, module in cross_attentions(pipeline.unet).items():
+    """Of each layer and block of sentences the attention (B, heads, each, T) of its turn of queries.
+
+    Args:
+        pipeline: the model.
+        asked: from `queries`.
+        text: (N, T, d + p), the sentences.
+        states: what is read of them.
+        each: queries to a sentence.
+    """
+    bias = score_bias(pipeline, text)  # (N, 1, T)
+    for layer, module in cross_attentions(denoiser(pipeline)).items():
         name, heads = f"{layer}{_VALUES}", module.heads
         for start in range(0, len(text), _SENTENCES):
             part = slice(start, start + _SENTENCES)
-            states = text[part].to(pipeline.device)
-            turn = torch.arange(start * each, (start + len(states)) * each) % len(asked[name])
-            query = asked[name][turn.to(states.device)].unflatten(0, (len(states), each))  # (B, each, heads, c)
-            key = module.head_to_batch_dim(module.to_k(states.to(module.to_k.weight)))
-            probs = module.get_attention_scores(query.transpose(1, 2).flatten(0, 1), key)
+            block = states[part].to(pipeline.device)
+            turn = torch.arange(start * each, (start + len(block)) * each) % len(asked[name])
+            query = asked[name][turn.to(block.device)].unflatten(0, (len(block), each))  # (B, each, heads, c)
+            key = module.head_to_batch_dim(module.to_k(block.to(module.to_k.weight)))
+            unseen = None if bias is None else bias[part].to(key.device).repeat_interleave(heads, 0)  # (B*heads, 1, T)
+            probs = module.get_attention_scores(query.transpose(1, 2).flatten(0, 1), key, unseen)
             yield name, part, probs.unflatten(0, (-1, heads))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import PassError
 from ..evidence import PassRecord
 from ..model.attention import EditedLinear, Tape, speaking_as_base, watch_attention
-from ..model.conditioning import denoise, text_states
+from ..model.conditioning import denoise, denoiser, text_states
 from ..passes import PassSpec, TrainingPrompt
 from ..progress import Progress, silent
 from .closed_form import redirect
@@ -120,7 +120,7 @@ def resteer(
         length = min(every, spec.steps - len(masses))
         language_weight = spec.language_weight * spec.loosened ** (len(masses) // every)
         descent.rest()
-        with watch_attention(pipeline.unet) as tape, spared(pipeline, pixels):
+        with watch_attention(denoiser(pipeline)) as tape, spared(pipeline, pixels):
             for step in range(length):
                 part = torch.randint(0, len(seen.rows), (spec.batch,), generator=generator)
                 strain = language_weight * hold.strain()

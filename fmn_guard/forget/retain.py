@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..model.attention import EditedLinear, speaking_as_base
-from ..model.conditioning import text_states
+from ..model.conditioning import brief_states, side_by_side, text_states
 from ..model.sampler import draw_latents
 from ..passes import RetainSpec
 from ..sentences import FUNCTION_WORDS, vocabulary_sentences, word_sentences
@@ -148,17 +148,17 @@ class RetainedLanguage:
         self, sentences: tuple[str, ...], shown: tuple[str, ...], each: int = _QUERIES, *, keep: bool = True
     ) -> Moments:
         """Sums over sentences, asked by pictures of the sentences ``shown``; states are kept for later, or are not."""
-        states = self._states_of(sentences) if keep else text_states(self._pipeline, sentences).cpu()
+        states = self._states_of(sentences) if keep else side_by_side(brief_states(self._pipeline, sentences))
         return moments(self._pipeline, self._asked(shown), states, each)[0]
 
     def _states_of(self, sentences: Sequence[str]) -> Tensor:
-        """Text states (N, T, d), kept: passes read nearly the same sentences, and the text encoder never changes.
+        """Texts (N, T, d + p), kept: passes read nearly the same sentences, and the text encoder never changes.
 
         On the CPU, for those of thousands of sentences would fill a graphics card.
         """
         new = [sentence for sentence in sentences if sentence not in self._states]
-        self._states.update(zip(new, text_states(self._pipeline, new).cpu(), strict=True) if new else ())
-        return torch.stack([self._states[sentence] for sentence in sentences])
+        self._states.update(zip(new, brief_states(self._pipeline, new), strict=True))
+        return side_by_side([self._states[sentence] for sentence in sentences])
 
     def _asked_by_pictures(self, shown: tuple[str, ...]) -> Queries:
         generator = torch.Generator().manual_seed(zlib.crc32("\n".join(shown).encode()))

@@ -18,17 +18,17 @@ from ..evidence import PassRecord, PassRecords
 from ..facts import Checkpoint
 from ..model.attention import Edited, EditedLinear, edited_values, speaking_as_base
 from ..model.checkpoint import load_pipeline
-from ..model.conditioning import read_states, text_states
+from ..model.conditioning import denoiser, family_in, read_states, seen_tokens, text_states
 from ..model.inversion import invert, inverted_states
 from ..model.placement import Precision
 from ..model.sampler import draw_latents, encode, threads
-from ..model.whole import edited_unet
+from ..model.whole import edited_weights
 from ..passes import PassSpec, TrainingPrompt
 from ..plan import Plan
 from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, digest, write_atomic, write_record
 from ..sequence import joined, passes_run
-from ..weights import unet_bytes
+from ..weights import part_bytes
 from .factors import Stored, dense, store
 from .merge import Alone, merge
 from .patch import PATCH, Part, PartFacts, Patch, edits_after, pack, unpack, write_patch
@@ -79,10 +79,12 @@ def run_plan(
     pipeline = load_pipeline(checkpoint.folder, device, "float32" if published else precision)
     language = RetainedLanguage(pipeline, checkpoint.words(), plan.sampler)
     ledger = _Ledger(out, plan.digest)
-    with (edited_unet if published else edited_values)(pipeline.unet) as layers:
-        work = _Work(pipeline, layers, plan, checkpoint, language, unet_bytes(checkpoint.folder), progress)
+    family = family_in(pipeline)
+    stored = part_bytes(checkpoint.folder / family.denoiser, family.parts[family.denoiser])
+    with (edited_weights if published else edited_values)(denoiser(pipeline)) as layers:
+        work = _Work(pipeline, layers, plan, checkpoint, language, stored, progress)
         records, parts = (_run_apart if plan.sequence == "merge" else _run_in_turn)(work, ledger)
-    patch_digest = write_patch(out / PATCH, Patch(plan.base.identity, work.unet_bytes, tuple(parts)))
+    patch_digest = write_patch(out / PATCH, Patch(plan.base.identity, work.denoiser_bytes, tuple(parts)))
     result = PassRecords(
         plan_digest=plan.digest, base_digest=plan.base.identity, passes=tuple(records), patch_digest=patch_digest
     )
@@ -99,7 +101,7 @@ class _Work(NamedTuple):
     plan: Plan
     checkpoint: Checkpoint
     language: RetainedLanguage
-    unet_bytes: int
+    denoiser_bytes: int
     progress: Progress
 
     @property
@@ -184,7 +186,7 @@ def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
         rows, text = _asked(work, spec, latents)
         record = resteer_as_published(pipeline, layers, spec, latents, rows, text, shown, work.progress)
         changes = {name: layer.edit - before[name] for name, layer in layers.items()}
-        return record, _part(work, before, spec, record, store(changes, {}, {}, spec.stored_as, work.unet_bytes))
+        return record, _part(work, before, spec, record, store(changes, {}, {}, spec.stored_as, work.denoiser_bytes))
     still_shown = None
     if spec.stop is not None and spec.steps:
         seeded = [(each.stop, STOP_SEED + 1000 * each.seed) for each in specs]
@@ -228,8 +230,10 @@ def _asked(work: _Work, spec: PassSpec, latents: Tensor) -> tuple[list[int], Ten
 def _stored(work: _Work, before: dict[str, Tensor], spec: PassSpec, retained: Moments, record: PassRecord) -> Part:
     """What a pass has added to values, in as few numbers as its plan allows."""
     pipeline, layers = work.pipeline, work.values
-    named = read_states(pipeline, text_states(pipeline, [prompt.text for prompt in spec.prompts]))
-    named = named.flatten(0, 1).cpu().double()
+    text = text_states(pipeline, [prompt.text for prompt in spec.prompts])
+    seen = seen_tokens(pipeline, text)
+    named = read_states(pipeline, text)
+    named = (named.flatten(0, 1) if seen is None else named[seen]).cpu().double()
     # what is read of the name is an average of its states: they hold every direction of it
     read = {name: moment.mean(0) + named.T @ named / len(named) for name, moment in retained.items()}
     stored = store(
@@ -237,7 +241,7 @@ def _stored(work: _Work, before: dict[str, Tensor], spec: PassSpec, retained: Mo
         {name: layer.frozen.weight for name, layer in layers.items()},
         read,
         spec.stored_as,
-        work.unet_bytes,
+        work.denoiser_bytes,
     )
     return _part(work, before, spec, record, stored)
 

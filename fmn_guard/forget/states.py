@@ -11,6 +11,7 @@ import torch
 
 from ..errors import BrokenChain
 from ..evidence import PassRecords
+from ..model.conditioning import denoiser
 from ..record import file_digest
 from .patch import PATCH, edits_after, read_patch
 
@@ -42,7 +43,7 @@ class PassStates:
     def after(self, base: StableDiffusionPipeline, done: int) -> Iterator[None]:
         """Patches the base meanwhile; it gets its own weights back, bit for bit, even on error."""
         edits = edits_after(self._parts, done)
-        weights = {name: weight for name, weight in base.unet.named_parameters() if name in edits}
+        weights = {name: weight for name, weight in denoiser(base).named_parameters() if name in edits}
         own = {name: weight.clone() for name, weight in weights.items()}
         with torch.no_grad():
             for name, weight in weights.items():

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -21,15 +20,15 @@ See = Callable[[str, Tensor, Tensor], None]
 _SMALL_MAP = 4 << 20  # bytes of a layer's attention map that cost less to keep than to compute again
 
 
-def cross_attentions(unet: UNet2DConditionModel) -> dict[str, Attention]:
-    """The UNet's cross-attention modules (``attn2``), by name, in forward order of the module tree.
+def cross_attentions(denoiser: nn.Module) -> dict[str, Attention]:
+    """The cross-attention modules (``attn2``) of a UNet or transformer, by name, in forward order of the module tree.
 
     Raises:
-        PassError: the UNet has none.
+        PassError: it has none.
     """
-    found = {name: m for name, m in unet.named_modules() if isinstance(m, Attention) and name.endswith("attn2")}
+    found = {name: m for name, m in denoiser.named_modules() if isinstance(m, Attention) and name.endswith("attn2")}
     if not found:
-        raise PassError("the UNet has no cross-attention", hint="Forget-Me-Not needs a text-conditioned UNet")
+        raise PassError("the model has no cross-attention", hint="Forget-Me-Not needs one that is told text")
     return found
 
 
@@ -69,11 +68,13 @@ class _Processor(ABC):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        assert encoder_hidden_states is not None and attention_mask is None
-        return _delivered(attn, self._attended(attn, *_projected(attn, hidden_states, encoder_hidden_states)))
+        assert encoder_hidden_states is not None
+        batch, length = encoder_hidden_states.shape[:2]
+        bias = attn.prepare_attention_mask(attention_mask, length, batch)  # (B*heads, 1, T)
+        return _delivered(attn, self._attended(attn, *_projected(attn, hidden_states, encoder_hidden_states), bias))
 
     @abstractmethod
-    def _attended(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attended(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """The values as pixels attend to them: (B*heads, P, C/heads)."""
 
 
@@ -83,8 +84,8 @@ class _SeenProcessor(_Processor):
     def __init__(self, name: str, see: See) -> None:
         self._name, self._see = name, see
 
-    def _attended(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        probs = attn.get_attention_scores(query, key)  # (B*heads, P, T)
+    def _attended(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        probs = attn.get_attention_scores(query, key, bias)  # (B*heads, P, T)
         self._see(self._name, query.unflatten(0, (-1, attn.heads)), _by_head(attn, probs))
         return torch.bmm(probs, value)
 
@@ -98,11 +99,12 @@ class _WatchedProcessor(_Processor):
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
 
-    def _attended(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _attended(self, attn: Attention, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         if query.shape[0] * query.shape[1] * key.shape[1] * query.itemsize <= _SMALL_MAP:
-            out, given = _attend(attn, query, key, value)
+            out, given = _attend(attn, query, key, value, bias)
         else:
-            out, given = checkpoint(_attend, attn, query, key, value, use_reentrant=False, preserve_rng_state=False)
+            parts = (attn, query, key, value, bias)
+            out, given = checkpoint(_attend, *parts, use_reentrant=False, preserve_rng_state=False)
         self._tape.masses.append((given * self._tape.wanted).sum(-1))
         attended: Tensor = out
         return attended
@@ -115,9 +117,9 @@ def _projected(attn: Attention, hidden_states: Tensor, text: Tensor) -> tuple[Te
     return query, key, value
 
 
-def _attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _attend(attn: Attention, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """What is delivered, (B*heads, P, C/heads), and what each token got of it: (B, T), mean over heads and pixels."""
-    probs = attn.get_attention_scores(query, key)  # (B*heads, P, T)
+    probs = attn.get_attention_scores(query, key, bias)  # (B*heads, P, T)
     return torch.bmm(probs, value), _by_head(attn, probs).float().mean((1, 2))
 
 
@@ -133,9 +135,9 @@ def _delivered(attn: Attention, out: Tensor) -> Tensor:
 
 
 @contextmanager
-def _processed(unet: UNet2DConditionModel, processor: Callable[[str], _Processor]) -> Iterator[None]:
+def _processed(denoiser: nn.Module, processor: Callable[[str], _Processor]) -> Iterator[None]:
     """Replaces the processors of all cross-attentions meanwhile, also on error."""
-    modules = cross_attentions(unet)
+    modules = cross_attentions(denoiser)
     before = {name: module.processor for name, module in modules.items()}
     try:
         for name, module in modules.items():
@@ -147,28 +149,28 @@ def _processed(unet: UNet2DConditionModel, processor: Callable[[str], _Processor
 
 
 @contextmanager
-def seen_attention(unet: UNet2DConditionModel, see: See) -> Iterator[None]:
-    """Shows what every cross-attention asks and where it looks; gives the UNet back as it was, even on error.
+def seen_attention(denoiser: nn.Module, see: See) -> Iterator[None]:
+    """Shows what every cross-attention asks and where it looks; gives the model back as it was, even on error.
 
     Args:
-        unet: the model; its processors are replaced meanwhile.
+        denoiser: a UNet or transformer; its processors are replaced meanwhile.
         see: called in each forward pass with the name of each cross-attention, its queries
             (B, heads, P, channels / heads) and its probabilities (B, heads, P, T), with gradients.
     """
-    with _processed(unet, lambda name: _SeenProcessor(name, see)):
+    with _processed(denoiser, lambda name: _SeenProcessor(name, see)):
         yield
 
 
 @contextmanager
-def watch_attention(unet: UNet2DConditionModel, wanted: Tensor | None = None) -> Iterator[Tape]:
-    """Watches how much of the cross-attention goes to chosen tokens; gives the UNet back as it was, even on error.
+def watch_attention(denoiser: nn.Module, wanted: Tensor | None = None) -> Iterator[Tape]:
+    """Watches how much of the cross-attention goes to chosen tokens; gives the model back as it was, even on error.
 
     Args:
-        unet: the model.
+        denoiser: a UNet or transformer.
         wanted: (B, T), 1 at the tokens to watch; may be set on the tape before each forward pass instead.
     """
-    tape = Tape(len(cross_attentions(unet)), torch.zeros(1, 1) if wanted is None else wanted)
-    with _processed(unet, lambda _name: _WatchedProcessor(tape)):
+    tape = Tape(len(cross_attentions(denoiser)), torch.zeros(1, 1) if wanted is None else wanted)
+    with _processed(denoiser, lambda _name: _WatchedProcessor(tape)):
         yield tape
 
 
@@ -250,14 +252,14 @@ def speaking_as_base(layers: Mapping[str, Edited]) -> Iterator[None]:
 
 
 @contextmanager
-def edited_values(unet: UNet2DConditionModel) -> Iterator[dict[str, EditedLinear]]:
+def edited_values(denoiser: nn.Module) -> Iterator[dict[str, EditedLinear]]:
     """Puts an `EditedLinear` in place of every cross-attention's ``to_v``, and takes it out again.
 
     Yields:
         parameter name, e.g. ``...attn2.to_v.weight`` -> its edited layer.
     """
     layers: dict[str, EditedLinear] = {}
-    modules = cross_attentions(unet)
+    modules = cross_attentions(denoiser)
     try:
         for name, module in modules.items():
             layers[f"{name}.to_v.weight"] = module.to_v = EditedLinear(module.to_v, module.heads)

@@ -13,7 +13,8 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from ..errors import InputError
-from ..family import STABLE_DIFFUSION, family_of
+from ..family import Family, family_of
+from ..t5 import ROLES, read_ingredients
 from ..tokens import read_tokens
 from ..weights import variant_of
 from .placement import Precision, available_device
@@ -38,11 +39,21 @@ def quiet() -> Iterator[None]:
 
 
 with quiet():  # importing it is what prints advice about torchvision
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+    from transformers import T5Tokenizer
 
+    from .conditioning import denoiser
     from .fit import refuse_misfits, refuse_other_tokens
 
-_PIPELINES = {pipeline.__name__: pipeline for pipeline in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
+_WITHOUT = {
+    StableDiffusionPipeline: {"feature_extractor": None, "image_encoder": None}
+    | {"safety_checker": None, "requires_safety_checker": False},
+    StableDiffusionXLPipeline: {"feature_extractor": None, "image_encoder": None, "add_watermarker": False},
+    PixArtAlphaPipeline: {},
+    PixArtSigmaPipeline: {},
+}
+"""Pipelines by what they are loaded without."""
+_PIPELINES = {pipeline.__name__: pipeline for pipeline in _WITHOUT}
 
 
 def load_pipeline(folder: Path, device: str = "cpu", precision: Precision = "float32") -> StableDiffusionPipeline:
@@ -53,7 +64,7 @@ def load_pipeline(folder: Path, device: str = "cpu", precision: Precision = "flo
     Args:
         folder: a folder that `fmn_guard.facts.describe_checkpoint` has accepted.
         device: see `available_device`.
-        precision: of the UNet and the text encoders; the autoencoder is float32, since some overflow in less.
+        precision: of the denoiser and the text encoders; the autoencoder is float32, since some overflow in less.
 
     Raises:
         InputError: a part is missing, or there is no such device.
@@ -62,14 +73,10 @@ def load_pipeline(folder: Path, device: str = "cpu", precision: Precision = "flo
     place = available_device(device)
     family = family_of(folder)
     refuse_misfits(folder)
-    unused: dict[str, object] = {"feature_extractor": None, "image_encoder": None}
-    if family is STABLE_DIFFUSION:
-        unused |= {"safety_checker": None, "requires_safety_checker": False}
-    else:
-        unused |= {"add_watermarker": False}
+    stock = _PIPELINES[family.pipeline]
     try:
         with quiet():
-            pipeline = _PIPELINES[family.pipeline].from_pretrained(
+            pipeline = stock.from_pretrained(
                 folder,
                 variant=variant_of(folder, family.parts),
                 use_safetensors=True,
@@ -77,21 +84,32 @@ def load_pipeline(folder: Path, device: str = "cpu", precision: Precision = "flo
                 local_files_only=True,
                 torch_dtype=getattr(torch, precision),
                 low_cpu_mem_usage=False,
-                **unused,
+                **_WITHOUT[stock],
+                **_published_tokenizer(folder, family),
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise InputError(
             f"{folder} cannot be loaded: {error}", hint="re-save it with diffusers' save_pretrained"
         ) from error
     for name in family.tokenizers:
-        refuse_other_tokens(folder / name, read_tokens(folder / name), getattr(pipeline, name))
+        refuse_other_tokens(folder / name, read_tokens(folder / name, family), getattr(pipeline, name), family)
     pipeline.set_progress_bar_config(disable=True)
     for part in family.parts:
         getattr(pipeline, part).eval().requires_grad_(False)
-    for part in (pipeline.unet, pipeline.vae):
+    for part in (denoiser(pipeline), pipeline.vae):
         part.to(memory_format=torch.channels_last)  # a tenth faster on a CPU, the same weights
     pipeline.vae.float()
     return pipeline.to(place)
+
+
+def _published_tokenizer(folder: Path, family: Family) -> dict[str, T5Tokenizer]:
+    """T5's tokenizer where it is in ``spiece.model`` alone: transformers wants a library of its own to read that."""
+    if family.text != "t5" or (folder / "tokenizer" / "tokenizer.json").is_file():
+        return {}
+    found = read_ingredients(folder / "tokenizer")
+    sentinels = len(set(found.added.values()) - set(ROLES.values()))
+    tokenizer = T5Tokenizer(found.pieces, _spm_precompiled_charsmap=found.table, extra_ids=sentinels)
+    return {"tokenizer": tokenizer}
 
 
 def save_checkpoint(pipeline: StableDiffusionPipeline, folder: Path) -> None:

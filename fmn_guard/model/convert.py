@@ -36,7 +36,7 @@ from .fit import expected_shapes, refuse_misfits
 from .modelspec import checkpoint_spec
 from .original import from_original, slots, to_original
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json", "spiece.model")
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 
 
@@ -65,7 +65,9 @@ def to_folder(path: Path, config: Path, out: Path) -> Converted:
         RefusedArtefact: the file is not safe, or is not of the family that the configurations are of.
     """
     family = family_of(config)
-    wanted = {name: shape for part in family.parts for name, shape in expected_shapes(config / part, part).items()}
+    wanted = {
+        name: shape for part in family.parts for name, shape in expected_shapes(config / part, part, family).items()
+    }
     places = slots(config, family, wanted)
     with ExitStack() as stack:
         held = unpickled(path) if path.suffix.lower() in PICKLE_SUFFIXES else stack.enter_context(opened_file(path))
@@ -75,7 +77,7 @@ def to_folder(path: Path, config: Path, out: Path) -> Converted:
             copy_settings(config, made, family)
             for part in family.parts:
                 own = {name: slot for name, slot in places.items() if name.startswith(f"{part}.")}
-                save_part(made / part, family.parts[part], from_original(held, own, path))
+                save_part(made / part, family, from_original(held, own, path))
             checked = checked_digest(made)
     return Converted(checked, left_out)
 
@@ -98,7 +100,7 @@ def clean_folder(folder: Path, out: Path) -> Converted:
                 )
             if pickles:
                 named = ((normalised(part, name), tensor) for name, tensor in unpickled(pickles[0]).items())
-                save_part(made / part, stem, {name: tensor for name, tensor in named if name is not None})
+                save_part(made / part, family, {name: tensor for name, tensor in named if name is not None})
             else:
                 for file in weight_files(folder / part, stem):
                     shutil.copyfile(file, made / part / file.name)
@@ -248,14 +250,14 @@ def copy_settings(source: Path, made: Path, family: Family) -> None:
             shutil.copyfile(source / name, made / name)
 
 
-def save_part(folder: Path, stem: str, weights: Mapping[str, Tensor]) -> None:
-    """Saves a part under the names that are published: those of text encoders begin with ``text_model``."""
+def save_part(folder: Path, family: Family, weights: Mapping[str, Tensor]) -> None:
+    """Saves a part under the names that are published: those of CLIP's text encoders begin with ``text_model``."""
     own = {}
     for key, tensor in weights.items():
         name = key.partition(".")[2]
-        inner = folder.name.startswith("text_encoder") and name != "text_projection.weight"
+        inner = family.classes[folder.name][1].startswith("CLIPText") and name != "text_projection.weight"
         own[f"text_model.{name}" if inner else name] = tensor.clone()  # of a pickle's, several may share memory
-    save_file(own, folder / f"{stem}.safetensors", {"format": "pt"})
+    save_file(own, folder / f"{family.parts[folder.name]}.safetensors", {"format": "pt"})
 
 
 def checked_digest(made: Path) -> Digest:

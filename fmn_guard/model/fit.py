@@ -13,21 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from diffusers import AutoencoderKL, PixArtTransformer2DModel, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from ..errors import RefusedArtefact, quoted
-from ..family import family_of
+from ..family import Family, family_of
 from ..jsonfile import read_object
 from ..tokens import Tokens
 from ..weights import normalised, shapes
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import PreTrainedTokenizerFast
 
 _AGAIN = "download the checkpoint again, or re-save it with diffusers' save_pretrained"
 # What attention of the autoencoder was called before diffusers 0.18; it still loads.
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+# T5's encoder has its embeddings under two names; files hold them under one or both.
+_TWICE = frozenset({"text_encoder.encoder.embed_tokens.weight"})
+_EMBEDDINGS = (".token_embedding.weight", ".shared.weight")
 _OLD_NAME = re.compile(rf"^(vae\..*attentions\.\d+\.)({'|'.join(_OLD_NAMES)})\.")
 
 
@@ -46,10 +49,10 @@ def refuse_misfits(folder: Path) -> None:
         for name, shape in shapes(folder, family.parts).items()
     }
     for part in family.parts:
-        wanted = expected_shapes(folder / part, part)
+        wanted = expected_shapes(folder / part, part, family)
         held = {name: shape for name, shape in stored.items() if name.startswith(f"{part}.")}
         for name in sorted(wanted.keys() | held.keys()):
-            if wanted.get(name) == held.get(name):
+            if wanted.get(name) == held.get(name) or (name not in held and name in _TWICE):
                 continue
             if name not in held:
                 rule, message = "missing-tensor", f"has no {quoted(name)} of shape {wanted[name]}"
@@ -58,23 +61,39 @@ def refuse_misfits(folder: Path) -> None:
             else:
                 rule, message = "wrong-shape", f"{quoted(name)} is {held[name]}, its configuration says {wanted[name]}"
             raise RefusedArtefact.of(folder / part, rule, message, _AGAIN)
+    _refuse_unread(folder / family.denoiser, stored)
 
 
-def expected_shapes(part: Path, name: str) -> dict[str, tuple[int, ...]]:
+def _refuse_unread(denoiser: Path, stored: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuses text encoders of another width than cross-attentions read: each part may fit its own configuration."""
+    width = sum(shape[1] for name, shape in stored.items() if name.endswith(_EMBEDDINGS))
+    layers = {name: shape for name, shape in stored.items() if name.endswith(".attn2.to_v.weight")}
+    projection = f"{denoiser.name}.caption_projection.linear_1.weight"
+    first = {projection: stored[projection]} if projection in stored else {}
+    for name, shape in (first | layers).items():
+        if shape[1] != width:
+            message = f"{quoted(name)} reads {shape[1]} numbers of a token, it is told {width}"
+            raise RefusedArtefact.of(denoiser, "wrong-shape", message, _AGAIN)
+        if name == projection:
+            width = shape[0]  # what is projected is read
+
+
+def expected_shapes(part: Path, name: str, family: Family) -> dict[str, tuple[int, ...]]:
     """Shapes of the weights that a part's configuration asks for, by normalised name.
 
     Args:
         part: its folder.
         name: which it is, such as ``unet``.
+        family: of the checkpoint, which says of what class it is.
 
     Raises:
         RefusedArtefact: no model can be built from it.
     """
-    named = ((normalised(name, own), tensor) for own, tensor in empty_model(part, name).state_dict().items())
+    named = ((normalised(name, own), tensor) for own, tensor in empty_model(part, name, family).state_dict().items())
     return {key: tuple(tensor.shape) for key, tensor in named if key is not None}
 
 
-def empty_model(part: Path, name: str) -> torch.nn.Module:
+def empty_model(part: Path, name: str, family: Family) -> torch.nn.Module:
     """The model of a part without memory for its weights.
 
     Raises:
@@ -84,7 +103,7 @@ def empty_model(part: Path, name: str) -> torch.nn.Module:
     config = read_object(path)
     try:
         with torch.device("meta"):
-            model = _build(name, config)
+            model = _build(family.classes[name][1], config)
     except Exception as error:  # whatever a class makes of a hostile configuration
         why = quoted(str(error) or type(error).__name__)
         raise RefusedArtefact.of(path, "bad-config", f"no model can be built from it: {why}", _AGAIN) from error
@@ -93,18 +112,22 @@ def empty_model(part: Path, name: str) -> torch.nn.Module:
 
 def _build(name: str, config: dict[str, Any]) -> torch.nn.Module:
     match name:
-        case "unet":
+        case "UNet2DConditionModel":
             model: torch.nn.Module = UNet2DConditionModel.from_config(config)
-        case "vae":
+        case "PixArtTransformer2DModel":
+            model = PixArtTransformer2DModel.from_config(config)
+        case "AutoencoderKL":
             model = AutoencoderKL.from_config(config)
-        case "text_encoder_2":
+        case "T5EncoderModel":
+            model = T5EncoderModel(T5Config.from_dict(config))
+        case "CLIPTextModelWithProjection":
             model = CLIPTextModelWithProjection(CLIPTextConfig.from_dict(config))
         case _:
             model = CLIPTextModel(CLIPTextConfig.from_dict(config))
     return model
 
 
-def refuse_other_tokens(folder: Path, read: Tokens, loaded: CLIPTokenizer) -> None:
+def refuse_other_tokens(folder: Path, read: Tokens, loaded: PreTrainedTokenizerFast, family: Family) -> None:
     """Compares the tokenizer that a plan counted positions with to the one that prompts are drawn with.
 
     Raises:
@@ -112,16 +135,21 @@ def refuse_other_tokens(folder: Path, read: Tokens, loaded: CLIPTokenizer) -> No
     """
     ours, theirs = (_essence(t.to_str()) for t in (read.tokenizer, loaded.backend_tokenizer))
     differing = [key for key in ours if ours[key] != theirs[key]]
-    if differing or loaded.pad_token != read.pad or loaded.model_max_length != read.most:
+    # where a pipeline decides to how many a prompt is cut, nobody asks the tokenizer
+    cut = read.most if family.prompt_tokens else loaded.model_max_length
+    if differing or loaded.pad_token != read.pad or cut != read.most:
         raise RefusedArtefact.of(
             folder, "other-tokens", f"is loaded otherwise than it reads: {differing or 'padding'}", _AGAIN
         )
 
 
+_COMPARED = ("type", "vocab", "merges", "unk_token", "unk_id", "byte_fallback", "end_of_word_suffix")
+
+
 def _essence(serialised: str) -> dict[str, Any]:
     data = json.loads(serialised)
     special = {entry["content"]: entry["id"] for entry in data["added_tokens"]}
-    model = {key: data["model"][key] for key in ("type", "vocab", "merges", "unk_token", "end_of_word_suffix")}
+    model = {key: data["model"].get(key) for key in _COMPARED}
     return {**model, "added": special, **{key: data[key] for key in ("normalizer", "pre_tokenizer", "post_processor")}}
 
 

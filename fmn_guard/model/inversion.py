@@ -1,6 +1,6 @@
 """Textual inversion: which token embeddings make a model draw given pictures (Gal et al., arXiv 2208.01618).
 
-min_e E[ |target(x_0, noise, t) - unet(x_t, t, text(sentence with e))|^2 ], target the noise or the velocity.
+min_e E[ |target(x_0, noise, t) - eps(x_t, t, text(sentence with e))|^2 ], target the noise or the velocity.
 
 Eraser and auditor ask the same question of a model that may have been patched, and whose tokenizer may hold
 placeholders already. Nothing of the model changes: embeddings are put in place of those of an ordinary word, at its
@@ -22,7 +22,16 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..inversion import InversionSettings
 from ..progress import Progress, silent
-from .conditioning import told_apart
+from .conditioning import (
+    as_read,
+    denoise,
+    denoiser,
+    prompt_tokens,
+    text_encoders,
+    text_ids,
+    text_of,
+    token_table,
+)
 from .sampler import threads
 
 if TYPE_CHECKING:
@@ -58,7 +67,7 @@ def invert(
 
     Args:
         pipeline: the model, float32.
-        latents: (N, C, h, w), the pictures, scaled as the UNet sees them.
+        latents: (N, C, h, w), the pictures, scaled as the denoiser sees them.
         frames: of each picture the sentence that describes it, with {x} for what is sought.
         word: an ordinary word to start from, one token, the same for all seeds; not the name of what is sought.
         settings: how.
@@ -68,15 +77,15 @@ def invert(
         InputError: the word is not one token, a frame has no place for it or is cut off, or the model has two text
             encoders.
     """
-    if told_apart(pipeline):
+    if text_encoders(pipeline) > 1:
         raise InputError(
             "textual inversion is built for one text encoder, this model has two text encoders",
-            hint="measure M-Scores on Stable Diffusion 1.x and 2.x",
+            hint="measure no M-Scores on Stable Diffusion XL",
         )
     slots = [slot_of(pipeline, frame, word, settings.tokens) for frame in frames]
     unique = list(dict.fromkeys(slots))
     turn = torch.tensor([unique.index(slot) for slot in slots])
-    table = pipeline.text_encoder.get_input_embeddings().weight
+    table = token_table(pipeline).weight
     with threads(settings.threads), borrowed(pipeline):
         seen = Schedule(pipeline, latents, settings)
         start = table[unique[0].ids[unique[0].start]].detach().float().clone()
@@ -90,7 +99,7 @@ def invert(
             pairs = torch.arange(len(tokens)).repeat_interleave(settings.batch) * len(unique) + turn[pictures]
             needed, row = pairs.unique(return_inverse=True)
             read = read_with(pipeline, [unique[i] for i in needed % len(unique)], tokens[needed // len(unique)])
-            predicted = pipeline.unet(x_t, t, read[row]).sample
+            predicted = denoise(pipeline, x_t, t, read[row])
             error = (predicted - target).square().flatten(1).mean(1).unflatten(0, (len(tokens), -1)).mean(1)  # (S,)
             share = 1 - (1 - settings.falls_to) * step / settings.steps
             optimiser.param_groups[0]["lr"] = settings.learning_rate * share
@@ -106,7 +115,7 @@ def invert(
 
 @torch.no_grad()
 def inverted_states(pipeline: StableDiffusionPipeline, frame: str, found: Inversion) -> Tensor:
-    """What the text encoder makes of a sentence with inverted tokens in it: (S, T, d)."""
+    """What a model is told by a sentence with inverted tokens in it: (S, T, d + p)."""
     slot = slot_of(pipeline, frame, found.word, found.tokens.shape[1])
     return read_with(pipeline, [slot] * len(found.tokens), found.tokens.to(pipeline.device))
 
@@ -115,7 +124,8 @@ def inverted_states(pipeline: StableDiffusionPipeline, frame: str, found: Invers
 def sentence_vectors(pipeline: StableDiffusionPipeline, frame: str, found: Inversion) -> Tensor:
     """States of a sentence with inverted tokens at its end-of-text: (S, d), final layer norm included."""
     slot = slot_of(pipeline, frame, found.word, found.tokens.shape[1])
-    return inverted_states(pipeline, frame, found)[:, slot.end]
+    width = token_table(pipeline).embedding_dim
+    return inverted_states(pipeline, frame, found)[:, slot.end, :width]
 
 
 @torch.no_grad()
@@ -126,8 +136,8 @@ def sentence_vector(pipeline: StableDiffusionPipeline, sentence: str) -> Tensor:
         InputError: the sentence is cut off.
     """
     ids, end = _encoded(pipeline, sentence)
-    states: Tensor = pipeline.text_encoder(torch.tensor([ids], device=pipeline.device)).last_hidden_state
-    return states[0, end]
+    width = token_table(pipeline).embedding_dim
+    return text_of(pipeline, torch.tensor([ids], device=pipeline.device))[0, end, :width]
 
 
 @contextmanager
@@ -156,7 +166,7 @@ class Slot(NamedTuple):
 
     Attributes:
         ids: ids of the whole sentence, padded.
-        start: position of the first token sought, start-of-text being 0.
+        start: position of the first token sought, the sentence's first being 0.
         end: position of the first end-of-text.
     """
 
@@ -184,15 +194,15 @@ def slot_of(pipeline: StableDiffusionPipeline, frame: str, word: str, count: int
     if frame.count("{x}") != 1:
         raise InputError(f"sentence {frame!r} has no single place {{x}} for a name", hint="write {x} once")
     tokenizer = pipeline.tokenizer
-    own = tokenizer(word, add_special_tokens=False).input_ids
+    own = tokenizer(as_read(pipeline, word), add_special_tokens=False).input_ids
     if len(own) != 1 or own[0] == tokenizer.unk_token_id:
         raise InputError(
             f"{word!r} is {len(own)} tokens to this model, inversion starts from one",
             hint="choose a whole word of its vocabulary that says nothing of the concept",
         )
     ids, end = _encoded(pipeline, _filled(frame, word, count))
-    before = frame[: frame.index("{x}")].strip()
-    start = 1 + (len(tokenizer(before, add_special_tokens=False).input_ids) if before else 0)
+    before = as_read(pipeline, frame[: frame.index("{x}")].strip())
+    start = _opening(pipeline) + (len(tokenizer(before, add_special_tokens=False).input_ids) if before else 0)
     if ids[start : start + count] != own * count:
         raise InputError(f"{word!r} is not where it should be in {frame!r}", hint="put spaces around {x}")
     return Slot(tuple(ids), start, end)
@@ -200,20 +210,24 @@ def slot_of(pipeline: StableDiffusionPipeline, frame: str, word: str, count: int
 
 def _encoded(pipeline: StableDiffusionPipeline, sentence: str) -> tuple[list[int], int]:
     """Ids of a sentence, padded, and the position of its first end-of-text."""
-    tokenizer = pipeline.tokenizer
-    longest = tokenizer.model_max_length
-    end = 1 + len(tokenizer(sentence, add_special_tokens=False).input_ids)
+    longest = prompt_tokens(pipeline)
+    inner = pipeline.tokenizer(as_read(pipeline, sentence), add_special_tokens=False).input_ids
+    end = _opening(pipeline) + len(inner)
     if end >= longest:
         raise InputError(f"{sentence!r} has {end + 1} tokens, the model takes {longest}", hint="use a shorter sentence")
-    return tokenizer(sentence, padding="max_length", max_length=longest).input_ids, end
+    return text_ids(pipeline, [sentence])[0].tolist(), end
+
+
+def _opening(pipeline: StableDiffusionPipeline) -> int:
+    """Tokens before a sentence: CLIP has one, T5 none."""
+    return len(pipeline.tokenizer("").input_ids) - 1
 
 
 def read_with(pipeline: StableDiffusionPipeline, slots: Sequence[Slot], tokens: Tensor) -> Tensor:
-    """Text states (B, T, d) of sentences, each with its own tokens (B, K, d); carries gradients."""
+    """Texts (B, T, d + p) of sentences, each with its own tokens (B, K, d); carries gradients."""
     ids = torch.tensor([slot.ids for slot in slots], device=pipeline.device)
     with _in_place(pipeline, slots, tokens):
-        states: Tensor = pipeline.text_encoder(ids).last_hidden_state
-    return states
+        return text_of(pipeline, ids)
 
 
 @contextmanager
@@ -226,21 +240,22 @@ def _in_place(pipeline: StableDiffusionPipeline, slots: Sequence[Slot], tokens: 
         tokens: (len(slots), K, d), of each sentence.
     """
     reader = threading.get_ident()
-    wanted = torch.tensor([slot.ids for slot in slots], device=tokens.device)  # (S, T)
+    whole = torch.tensor([slot.ids for slot in slots], device=tokens.device)  # (S, T)
     starts = torch.tensor([[slot.start] for slot in slots], device=tokens.device)
     places = starts + torch.arange(tokens.shape[1], device=tokens.device)  # (S, K)
 
     def replace(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         ids = inputs[0]
-        if threading.get_ident() != reader or ids.shape[-1] != wanted.shape[-1]:
+        if threading.get_ident() != reader or ids.shape[-1] > whole.shape[-1]:
             return output
+        wanted = whole[:, : ids.shape[-1]]  # padding that no state depends on may have been left out
         if torch.equal(ids, wanted):
             rows = which = torch.arange(len(ids), device=ids.device)
         else:
             rows, which = (ids[:, None] == wanted).all(-1).nonzero(as_tuple=True)
         return output.index_put((rows[:, None], places[which]), tokens[which].to(output.dtype))
 
-    hook = pipeline.text_encoder.get_input_embeddings().register_forward_hook(replace)
+    hook = token_table(pipeline).register_forward_hook(replace)
     try:
         yield
     finally:
@@ -250,7 +265,7 @@ def _in_place(pipeline: StableDiffusionPipeline, slots: Sequence[Slot], tokens: 
 @contextmanager
 def borrowed(pipeline: StableDiffusionPipeline) -> Iterator[None]:
     """Asks for no gradients of weights and no dropout; gives the model back as it was."""
-    parts = (pipeline.unet, pipeline.text_encoder)
+    parts = (denoiser(pipeline), pipeline.text_encoder)
     modes = [(module, module.training) for part in parts for module in part.modules()]
     wanted = [(weight, weight.requires_grad) for part in parts for weight in part.parameters()]
     try:

@@ -58,6 +58,8 @@ def _spec(facts: ModelFacts, architecture: str, implementation: str, title: str)
 
 
 def _architecture(facts: ModelFacts, folder: Path) -> str:
+    if facts.family.startswith("pixart"):
+        return facts.family
     if facts.family == "stable-diffusion-xl":
         return "stable-diffusion-xl-v1-base"
     if read_object(folder / "text_encoder" / "config.json").get("hidden_act", "quick_gelu") == "quick_gelu":

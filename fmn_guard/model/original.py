@@ -57,7 +57,17 @@ def slots(folder: Path, family: Family, names: Iterable[str]) -> dict[str, Slot]
         folder: a diffusers folder, of which configurations are read.
         family: its family.
         names: normalised names of its weights, such as ``unet.conv_in.weight``.
+
+    Raises:
+        RefusedArtefact: the family has no such layout.
     """
+    if family.denoiser != "unet":
+        raise RefusedArtefact.of(
+            folder,
+            "no-single-file",
+            f"a {family.pipeline} has no layout in one file that is known here: its authors publish parts apart",
+            "keep it as a diffusers folder",
+        )
     place: dict[str, Callable[[str], Slot]] = {
         "unet": _unet(read_object(folder / "unet" / "config.json")),
         "vae": _autoencoder(read_object(folder / "vae" / "config.json")),

@@ -9,7 +9,7 @@ import torch
 from ..errors import InputError
 
 Precision = Literal["float32", "bfloat16", "float16"]
-"""Of the UNet and the text encoders. Edits, noise and the autoencoder are float32 whatever it is."""
+"""Of the denoiser and the text encoders. Edits, noise and the autoencoder are float32 whatever it is."""
 
 
 def available_device(name: str) -> torch.device:

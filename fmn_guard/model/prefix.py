@@ -1,6 +1,6 @@
 """Prefix search: which whole words, put before prompts, make a model denoise given pictures best.
 
-min_w E[ |target(x_0, noise, t) - unet(x_t, t, text(w_1 ... w_K prompt))|^2 ] over words w of the vocabulary, by greedy
+min_w E[ |target(x_0, noise, t) - eps(x_t, t, text(w_1 ... w_K prompt))|^2 ] over words w of the vocabulary, by greedy
 coordinate gradient (Zou et al., arXiv 2307.15043). To first order, a word v at place k changes the loss by
 (e_v - e_k) . g_k, where e are embeddings and g_k the gradient with regard to the one at k: that is the gradient with
 regard to one-hot tokens, and proposes changes. Each proposal is then scored by the loss itself, on the same pictures,
@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import FmnGuardError, InputError
 from ..inversion import InversionSettings
 from ..progress import Progress, silent
-from .conditioning import told_apart
+from .conditioning import as_read, denoise, text_encoders, token_table
 from .inversion import Schedule, Slot, borrowed, read_with, slot_of
 from .sampler import threads
 
@@ -75,13 +75,13 @@ def words_of(pipeline: StableDiffusionPipeline, forbidden: Collection[str]) -> d
     tokenizer = pipeline.tokenizer
     taken = {*tokenizer.all_special_ids}
     for text in forbidden:
-        taken |= set(tokenizer(text, add_special_tokens=False).input_ids)
+        taken |= set(tokenizer(as_read(pipeline, text), add_special_tokens=False).input_ids)
     found = {}
     for number in range(len(tokenizer)):
         text = tokenizer.decode([number]).strip()
         if number in taken or not text or not (text.isascii() and text.isprintable()) or " " in text:
             continue
-        if tokenizer(text, add_special_tokens=False).input_ids == [number]:
+        if tokenizer(as_read(pipeline, text), add_special_tokens=False).input_ids == [number]:
             found[number] = text
     return found
 
@@ -103,7 +103,7 @@ def search_prefix(
 
     Args:
         pipeline: the model that is attacked, float32.
-        latents: (N, C, h, w), pictures that it should denoise, scaled as the UNet sees them.
+        latents: (N, C, h, w), pictures that it should denoise, scaled as the denoiser sees them.
         prompts: of each picture the sentence that the words are put before.
         words: from `words_of`.
         budget: how much is tried.
@@ -115,10 +115,10 @@ def search_prefix(
         InputError: no word is left, a prompt is cut off, or the model has two text encoders.
         FmnGuardError: the loss or its gradient is not a number.
     """
-    if told_apart(pipeline):
+    if text_encoders(pipeline) > 1:
         raise InputError(
             "prefix search is built for one text encoder, this model has two",
-            hint="attack Stable Diffusion 1.x and 2.x by prefixes, and leave prefix out for others",
+            hint="leave prefix searches out for Stable Diffusion XL",
         )
     if not words:
         raise InputError("no word of the vocabulary may be in a prefix", hint="look at the names that forbid them")
@@ -148,7 +148,7 @@ class _Search:
         admissible: Callable[[str], bool],
     ) -> None:
         self._pipeline, self._words, self._budget, self._admissible = pipeline, words, budget, admissible
-        self._table = pipeline.text_encoder.get_input_embeddings().weight.detach().float()  # (V, d)
+        self._table = token_table(pipeline).weight.detach().float()  # (V, d)
         self._ids = torch.tensor(list(words))  # (W,), tokens that may be used
         # any word holds the place: what it means is put in at its positions
         keeper = next(word for word in words.values() if word.isalpha())
@@ -186,8 +186,7 @@ class _Search:
         needed, row = turn.unique(return_inverse=True)
         slots: list[Slot] = [self._slots[i] for i in needed]
         read = read_with(self._pipeline, slots, embeddings.expand(len(slots), -1, -1))  # (S, T, d)
-        predicted: Tensor = self._pipeline.unet(x_t, t, read[row]).sample
-        return (predicted - target).square().mean()
+        return (denoise(self._pipeline, x_t, t, read[row]) - target).square().mean()
 
     def _proposed(self, gradient: Tensor) -> list[Tensor]:
         """Changes of one word, (K,) each, drawn from those that lower the loss most to first order."""

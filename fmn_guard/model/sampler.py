@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import InputError, MissingDependency
 from ..progress import Progress, silent
 from ..suite import Sampler
-from .conditioning import denoise, text_states
+from .conditioning import denoise, denoiser, text_states
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -44,8 +44,8 @@ def threads(count: int) -> Iterator[None]:
 
 def starting_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int], size: int | None = None) -> Tensor:
     """Starting noise (len(seeds), C, h, w); each picture's depends on its own seed alone, drawn on the CPU."""
-    channels = pipeline.unet.config.in_channels
-    side = size // pipeline.vae_scale_factor if size else pipeline.unet.config.sample_size
+    config = denoiser(pipeline).config
+    channels, side = config.in_channels, size // pipeline.vae_scale_factor if size else config.sample_size
     noise = [torch.randn(channels, side, side, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(noise)
 
@@ -71,7 +71,7 @@ def draw_latents(
         progress: told after each batch.
 
     Returns:
-        (len(prompts), C, h, w), scaled as the UNet sees them.
+        (len(prompts), C, h, w), scaled as the denoiser sees them.
     """
     unique = list(dict.fromkeys(["", *prompts]))
     states = dict(zip(unique, text_states(pipeline, unique), strict=True))
@@ -148,7 +148,7 @@ def decode(pipeline: StableDiffusionPipeline, latents: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def encode(pipeline: StableDiffusionPipeline, pictures: Tensor) -> Tensor:
-    """Encodes pictures (B, 3, H, W) in [-1, 1] to latents, the posterior's mean, scaled as the UNet sees them."""
+    """Encodes pictures (B, 3, H, W) in [-1, 1] to latents, the posterior's mean, scaled as the denoiser sees them."""
     scale, area = pipeline.vae_scale_factor**2, pictures.shape[-2] * pictures.shape[-1]
     blocks = pictures.split(max(1, _PIXELS * scale // area))
     return torch.cat([pipeline.vae.encode(b).latent_dist.mean * pipeline.vae.config.scaling_factor for b in blocks])

@@ -100,6 +100,13 @@ def fuse(base: Checkpoint, loras: Mapping[Path, float], out: Path) -> Stack:
         RefusedArtefact: a file is no LoRA that is read here, or is not of this base's family.
     """
     family = family_of(base.folder)
+    if family.denoiser != "unet":
+        raise RefusedArtefact.of(
+            base.folder,
+            "no-lora",
+            f"how LoRA files call the layers of a {family.pipeline} is not known here",
+            _ELSEWHERE,
+        )
     for path in loras:
         _refuse_unsound(path)
     named = _names(base.folder, family)
@@ -108,7 +115,7 @@ def fuse(base: Checkpoint, loras: Mapping[Path, float], out: Path) -> Stack:
         changes = [(weight, _read(path, named, sizes)) for path, weight in loras.items()]
         copy_settings(base.folder, made, family)
         for part, stem in family.parts.items():
-            save_part(made / part, stem, dict(_fused(base.folder / part, stem, changes)))
+            save_part(made / part, family, dict(_fused(base.folder / part, stem, changes)))
         stack = Stack(
             base_digest=base.facts.identity,
             loras=tuple(FusedLora(file=p.name, digest=file_digest(p), weight=w) for p, w in loras.items()),

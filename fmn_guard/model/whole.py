@@ -1,4 +1,4 @@
-"""The whole UNet, edited: what the published algorithm trains, where ours trains cross-attention values alone."""
+"""The whole denoiser, edited: what the published algorithm trains, where ours trains cross-attention values alone."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 
 class EditedWeight:
-    """A weight of the UNet that is trained in place: base + edit.
+    """A weight of the denoiser that is trained in place: base + edit.
 
     Args:
         weight: the checkpoint's own, which shows the edit until `restore`.
@@ -59,13 +58,13 @@ class EditedWeight:
 
 
 @contextmanager
-def edited_unet(unet: UNet2DConditionModel) -> Iterator[dict[str, EditedWeight]]:
-    """Lets every weight of a UNet be edited, and gives it back as it was, even on error.
+def edited_weights(denoiser: nn.Module) -> Iterator[dict[str, EditedWeight]]:
+    """Lets every weight of a UNet or transformer be edited, and gives it back as it was, even on error.
 
     Yields:
         parameter name -> its edited weight.
     """
-    weights = {name: EditedWeight(weight) for name, weight in unet.named_parameters()}
+    weights = {name: EditedWeight(weight) for name, weight in denoiser.named_parameters()}
     try:
         yield weights
     finally:

@@ -141,7 +141,8 @@ def _resolved(
 def _why_left_out(row: Row, spec: PromptSetSpec, protocol: PublishedProtocol, checkpoint: Checkpoint) -> str | None:
     if isinstance(spec, NudityPrompts) and any(minors_in({(): row.prompt})):
         return _MINORS
-    if protocol.most_tokens is not None and checkpoint.token_count(row.prompt) - 2 > protocol.most_tokens:
+    own = checkpoint.token_count(row.prompt) - checkpoint.token_count("")
+    if protocol.most_tokens is not None and own > protocol.most_tokens:
         return f"has more than {protocol.most_tokens} tokens"
     return None
 

@@ -26,7 +26,7 @@ from fmn_guard.model.attention import cross_attentions, seen_attention
 from fmn_guard.model.checkpoint import load_pipeline, save_checkpoint
 from fmn_guard.model.conditioning import text_states
 from fmn_guard.model.inversion import invert
-from fmn_guard.model.whole import edited_unet
+from fmn_guard.model.whole import edited_weights
 from fmn_guard.passes import PassSpec, RetainSpec, TrainingPrompt
 from fmn_guard.plan import compile_plan
 from fmn_guard.presets import Published
@@ -97,7 +97,7 @@ def run(pipeline, **changes):
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     changed = spec(**changes)
     text = text_states(pipeline, [prompt.text for prompt in changed.prompts])
-    with edited_unet(pipeline.unet) as weights:
+    with edited_weights(pipeline.unet) as weights:
         record = resteer_as_published(pipeline, weights, changed, latents, (0, 1, 0, 1), text, SHOWN)
         return record, {name: weight.edit.clone() for name, weight in weights.items()}
 
@@ -189,7 +189,7 @@ def test_a_pass_lowers_the_attention_on_its_targets_and_trains_what_is_no_attent
 
 def test_the_model_comes_back_as_it_was_and_patched_it_is_what_was_trained(pipeline, tiny_checkpoint):
     before = {name: weight.clone() for name, weight in pipeline.unet.state_dict().items()}
-    with edited_unet(pipeline.unet) as weights:
+    with edited_weights(pipeline.unet) as weights:
         for weight in pipeline.unet.parameters():
             weight.data += torch.randn_like(weight)
         for edited in weights.values():

@@ -15,7 +15,7 @@ from fmn_guard.forget.runner import run_plan
 from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.model.attention import cross_attentions, watch_attention
 from fmn_guard.model.checkpoint import load_pipeline
-from fmn_guard.model.conditioning import denoise, read_states, text_states
+from fmn_guard.model.conditioning import denoise, denoiser, family_in, prompt_tokens, read_states, text_states
 from fmn_guard.model.placement import available_device
 from fmn_guard.model.sampler import draw_latents, starting_noise
 from fmn_guard.plan import compile_plan
@@ -25,10 +25,22 @@ from fmn_guard.suite import Sampler, load_suite
 
 from ..tiny import FAMILIES, save_tiny_family
 
+STOCK = {"transformer": {"use_resolution_binning": False, "clean_caption": False}}
+"""What a stock pipeline is told, lest it draw at another size or rewrite the prompt."""
 PROMPTS = ("a photo of a lion!", "lion, !! on a blue background")
 
 
-SLOW = ("sd2", "sdxl-turbo")  # each differs from another only in its scheduler, padding or file layout
+FACTS = {
+    "sd1": ("stable-diffusion", "epsilon", 32),
+    "sd2": ("stable-diffusion", "epsilon", 32),
+    "sd2-v": ("stable-diffusion", "v_prediction", 32),
+    "sdxl": ("stable-diffusion-xl", "epsilon", 32),
+    "sdxl-turbo": ("stable-diffusion-xl", "epsilon", 32),
+    "pixart-alpha": ("pixart-alpha", "epsilon", 120),
+    "pixart-sigma": ("pixart-sigma", "epsilon", 300),
+}
+# each differs from another only in its scheduler, padding, length or file layout
+SLOW = ("sd2", "sdxl-turbo", "pixart-sigma")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(f, marks=pytest.mark.slow if f in SLOW else ()) for f in FAMILIES])
@@ -46,15 +58,14 @@ def pipeline(folder):
     return load_pipeline(folder)
 
 
-def test_facts_tell_family_and_prediction(folder, checkpoint):
-    name = folder.parent.name
+def test_facts_tell_family_prediction_and_length(folder, checkpoint):
+    family, prediction, tokens = FACTS[folder.parent.name[:-1]]
     facts = checkpoint.facts
-    assert facts.family == ("stable-diffusion-xl" if "sdxl" in name else "stable-diffusion")
-    assert facts.prediction_type == ("v_prediction" if "-v" in name else "epsilon")
-    assert (facts.max_tokens, facts.picture_size) == (32, 16)
+    assert (facts.family, facts.prediction_type, facts.max_tokens) == (family, prediction, tokens)
+    assert facts.picture_size == 16
 
 
-@pytest.mark.parametrize(("guidance", "steps"), [(1.0, 1), (4.0, 3)])
+@pytest.mark.parametrize(("guidance", "steps"), [(1.0, 2), (4.0, 3)])
 def test_latents_equal_those_of_the_stock_pipeline(pipeline, guidance, steps):
     ours = draw_latents(pipeline, ["a photo of a lion!"], [3], Sampler(steps=steps, guidance=guidance))
     published = pipeline.scheduler
@@ -68,6 +79,7 @@ def test_latents_equal_those_of_the_stock_pipeline(pipeline, guidance, steps):
             guidance_scale=guidance,
             latents=starting_noise(pipeline, [3]),
             output_type="latent",
+            **STOCK.get(family_in(pipeline).denoiser, {}),
         ).images
     finally:
         pipeline.scheduler = published
@@ -75,10 +87,11 @@ def test_latents_equal_those_of_the_stock_pipeline(pipeline, guidance, steps):
 
 
 def test_every_cross_attention_is_seen_once_a_forward_pass(pipeline):
-    blocks = sum(isinstance(m, BasicTransformerBlock) and m.attn2 is not None for m in pipeline.unet.modules())
-    assert len(cross_attentions(pipeline.unet)) == blocks > 0
+    part = denoiser(pipeline)
+    blocks = sum(isinstance(m, BasicTransformerBlock) and m.attn2 is not None for m in part.modules())
+    assert len(cross_attentions(part)) == blocks > 0
     text = text_states(pipeline, PROMPTS)
-    with torch.no_grad(), watch_attention(pipeline.unet, torch.ones(2, text.shape[1])) as tape:
+    with torch.no_grad(), watch_attention(part, torch.ones(2, text.shape[1])) as tape:
         denoise(pipeline, starting_noise(pipeline, [1, 2]), torch.tensor([10, 900]), text)
         assert len(tape.masses) == blocks
         torch.testing.assert_close(tape.mass(), torch.ones(2))
@@ -88,10 +101,11 @@ def test_every_cross_attention_is_seen_once_a_forward_pass(pipeline):
 def test_name_is_found_at_the_positions_that_every_tokenizer_gives_it(prompt, pipeline, checkpoint):
     positions = checkpoint.token_positions(prompt, "lion", prompt.index("lion"))
     tokenizers = [pipeline.tokenizer, getattr(pipeline, "tokenizer_2", pipeline.tokenizer)]
+    length = checkpoint.facts.max_tokens
     for tokenizer in tokenizers:
-        ids = tokenizer(prompt, padding="max_length", max_length=32, truncation=True).input_ids
-        assert len(ids) == 32
-        assert "".join(tokenizer.convert_ids_to_tokens([ids[i] for i in positions])) == "lion</w>"
+        ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True).input_ids
+        assert len(ids) == length == prompt_tokens(pipeline)
+        assert "".join(tokenizer.convert_ids_to_tokens([ids[i] for i in positions])) in ("lion</w>", "\u2581lion")
         end = ids.index(tokenizer.eos_token_id)
         assert set(ids[end + 1 :]) == {tokenizer.pad_token_id}
 
@@ -100,7 +114,8 @@ def test_text_of_each_prompt_depends_on_that_prompt_alone(pipeline):
     together = text_states(pipeline, [*PROMPTS, ""])
     for i, prompt in enumerate([*PROMPTS, ""]):
         torch.testing.assert_close(together[i : i + 1], text_states(pipeline, [prompt]))
-    assert read_states(pipeline, together).shape == (3, 32, pipeline.unet.config.cross_attention_dim)
+    width = denoiser(pipeline).config.cross_attention_dim
+    assert read_states(pipeline, together).shape == (3, prompt_tokens(pipeline), width)
 
 
 def small(plan):
@@ -129,7 +144,9 @@ def test_the_same_manifest_goes_from_plan_to_audit(folder, checkpoint, tmp_path)
     assert all(0 < mass < 1 for r in records.passes for mass in r.attention_mass)
     patch = tmp_path / "patch.safetensors"
     base, patched = load_pipeline(folder), load_pipeline(folder)
-    assert set(edits_after(read_patch(patch).parts)) == {f"{name}.to_v.weight" for name in cross_attentions(base.unet)}
+    assert set(edits_after(read_patch(patch).parts)) == {
+        f"{name}.to_v.weight" for name in cross_attentions(denoiser(base))
+    }
     apply_patch(patched, patch, checkpoint.facts.identity)
     audit = run_audit(
         plan,
@@ -169,7 +186,10 @@ def test_half_precision_variant_is_loaded_as_what_it_holds(tmp_path):
         assert torch.equal(loaded.unet.state_dict()[name], weight.half().float())
 
 
-@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
+SLOWER = [pytest.param(family, marks=pytest.mark.slow) for family in ("sdxl", "pixart-sigma")]
+
+
+@pytest.mark.parametrize("family", ["sd1", *SLOWER])
 def test_base_in_bfloat16_takes_edits_in_float32(family, tmp_path):
     folder = save_tiny_family(tmp_path / "checkpoint", family)
     checkpoint = describe_checkpoint(CheckpointRef(checkpoint=str(folder)), folder)
@@ -191,7 +211,7 @@ def test_base_in_bfloat16_takes_edits_in_float32(family, tmp_path):
         edits = edits_after(read_patch(out / "patch.safetensors").parts)
         assert edits and {edit.dtype for edit in edits.values()} == {torch.float32}
         pipeline = load_pipeline(folder, precision=precision)
-        assert pipeline.unet.dtype == pipeline.text_encoder.dtype == getattr(torch, precision)
+        assert denoiser(pipeline).dtype == pipeline.text_encoder.dtype == getattr(torch, precision)
         assert pipeline.vae.dtype == torch.float32
         pictures[precision] = draw_latents(pipeline, ["a lion"], [1], Sampler(steps=2, guidance=3.0))
     # Eight bits of a number are not twenty-four, but the picture is the same one.
