@@ -77,7 +77,7 @@ bench-verdicts: $(ALL) ## Audit checkpoints of which the truth is known; long, a
 bench-attacks: $(ALL) ## Attack a patched model, a planted one and the base; minutes each, and resumable.
 	$(BIN)/python -m benchmarks.attacks
 
-bench-sd15: $(ALL) ## Measure passes and patches at the size of real checkpoints; hours, 14 GB, and resumable.
+bench-sd15: $(ALL) ## Measure passes and patches at the size of real checkpoints; hours, 16 GB, and resumable.
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.sd15
 
 $(BIN)/python:

@@ -11,6 +11,7 @@ from benchmarks.forgetting.scenarios import (
     CORRECTION,
     DEVELOPMENT,
     FULL,
+    LONG,
     QUICK,
     SEQUENCE,
     SINGLES,
@@ -21,6 +22,7 @@ from benchmarks.forgetting.scenarios import (
 )
 from benchmarks.forgetting.table import table
 from fmn_guard.manifest import load_manifest
+from fmn_guard.presets import PresetName
 from fmn_guard.record import digest
 from fmn_guard.stats import newcombe_paired, wilson
 
@@ -36,7 +38,7 @@ def test_nothing_in_the_table_was_developed_on() -> None:
             tuned |= {concept.phrase for concept in spec.concepts}
             prompts |= {correction.prompt for correction in spec.corrections}
     assert len(tuned) >= 12
-    assert not tuned & {concept["phrase"] for concept in (*SINGLES, *SEQUENCE)}
+    assert not tuned & {concept["phrase"] for concept in (*SINGLES, *LONG)}
     assert CORRECTION["prompt"] not in prompts
     assert abs(FULL.first_seed - TUNING.first_seed) > 100_000
     assert QUICK.first_seed == FULL.first_seed
@@ -51,9 +53,9 @@ def test_a_sequence_is_ten_concepts_of_four_kinds_in_other_orders() -> None:
 
 
 @pytest.mark.parametrize("preset", ["guarded", "official"])
-def test_half_of_what_is_retained_is_held_out_of_every_preset(preset: str) -> None:
+def test_half_of_what_is_retained_is_held_out_of_every_preset(preset: PresetName) -> None:
     base = checkpoint()
-    for scenario in scenarios(QUICK, "guarded"):
+    for scenario in scenarios(QUICK, preset):
         plan = plan_of(scenario, QUICK, {"preset": preset}, base)
         told = [p.subject for p in plan.probes if p.role == "retained" and not p.neighbour_of]
         held_out = [p.subject for p in plan.probes if p.held_out]
@@ -62,8 +64,18 @@ def test_half_of_what_is_retained_is_held_out_of_every_preset(preset: str) -> No
         assert not any(slug.replace("-", " ") in sentence for slug in held_out for sentence in sentences)
 
 
+def test_a_long_sequence_is_thirty_concepts_in_each_mode_and_leaves_half_of_the_world() -> None:
+    long = [s for s in scenarios(FULL, "guarded") if s.name.startswith("long")]
+    assert [s.sequence for s in long] == ["sequential", "merge", "joint"]
+    assert len(LONG) == 30 == len({concept["phrase"] for concept in LONG})
+    plan = plan_of(long[0], FULL, {"preset": "guarded"}, checkpoint())
+    told = {p.subject for p in plan.probes if p.role == "retained" and not p.neighbour_of}
+    assert len(told) >= 30 and sum(p.role == "retained" for p in plan.probes) >= 700
+    assert not [s for s in scenarios(FULL, "hybrid") if s.name.startswith(("long", "rank"))]
+
+
 def test_a_full_sequence_asks_what_the_figures_need() -> None:
-    *_, scenario, _ = scenarios(FULL, "guarded")
+    scenario = next(s for s in scenarios(FULL, "guarded") if s.name.startswith("sequence"))
     plan = plan_of(scenario, FULL, {"preset": "guarded"}, checkpoint())
     for spec in plan.passes:
         targets = [p for p in plan.probes if p.role == "target" and p.subject == spec.slug]
@@ -113,9 +125,17 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
         unrelated=Distance(moved=0.1, seeds=0.4, n=8),
         patch=75,
     )
+    merged = row(
+        "long-merge",
+        targets={"a": Count(hits=1, n=12), "b": Count(hits=0, n=12)},
+        base={slug: Count(hits=12, n=12) for slug in "ab"},
+        own={},
+        patch=50,
+    )
+    ranked = row("rank-20", directions_left=0.04)
     lines = dict(
         (cells[0], cells[1:])
-        for line in table({"guarded": [*kinds, sequence], "official": kinds[:1]})
+        for line in table({"guarded": [*kinds, sequence, merged, ranked], "official": kinds[:1]})
         if (cells := [cell.strip() for cell in line.strip("|").split("|")]) and len(cells) == 3
     )
     assert lines["one concept, nsfw: still shown (base)"] == [f"1 of 12: {wilson(1, 12, 0.95)} (12 of 12)", "not run"]
@@ -129,7 +149,10 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
     assert lines["3 passes: unrelated pictures moved, of another seed's way"][0] == "25.0 %, n 8"
     drop = newcombe_paired(10, 2, 1, 0, 0.95)
     assert lines["3 passes: retained, held out: net loss"][0] == f"7.7 %, {drop}; 2 lost, 1 gained of 13"
-    assert lines["CPU seconds a concept, drawing included; drawing alone (medians)"][0] == "10.0; 4.0, n 7"
+    assert lines["2 concepts, merge: the worst target"][0].startswith("1 of 12")
+    assert "2 concepts, merge: most pictures of a concept that came back" not in lines
+    assert lines["4.0 % of all directions left: still shown; retained, held out: net loss"][0].startswith("1 of 12")
+    assert lines["CPU seconds a concept, drawing included; drawing alone (medians)"][0] == "10.0; 4.0, n 8"
     assert lines["patch a concept, of the UNet's bytes"] == ["2.5 %", "2.5 %"]
 
 

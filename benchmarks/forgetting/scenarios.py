@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from fmn_guard.facts import Checkpoint, describe_checkpoint
-from fmn_guard.manifest import CheckpointRef, Manifest
+from fmn_guard.manifest import CheckpointRef, Manifest, SequenceMode
 from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.presets import PresetName
 from fmn_guard.record import parse_plain, slugify
@@ -29,12 +29,18 @@ class Scenario(NamedTuple):
         concepts: as a manifest lists them.
         corrections: the same.
         seed: of the eraser.
+        sequence: how its passes follow one another.
+        target: pictures of a concept in each of six sentences, in place of the size's.
+        sentences: of the language that passes retain, in place of the preset's.
     """
 
     name: str
     concepts: tuple[dict[str, Any], ...]
     corrections: tuple[dict[str, Any], ...] = ()
     seed: int = 9000
+    sequence: SequenceMode = "sequential"
+    target: int | None = None
+    sentences: int | None = None
 
 
 class Size(NamedTuple):
@@ -51,6 +57,8 @@ class Size(NamedTuple):
         singles: concepts that are forgotten alone.
         sequence: passes of a sequence.
         orders: random orders of it, for the presets of the release and for ours.
+        long: passes of a long sequence, in each mode of sequences, of `guarded`; half of the pictures are drawn.
+        ranks: sentences of the language that a pass of `guarded` retains, for the curve of what that leaves.
         first_seed: of the pictures.
     """
 
@@ -64,14 +72,38 @@ class Size(NamedTuple):
     singles: int
     sequence: int
     orders: tuple[int, int]
+    long: int
+    ranks: tuple[int, ...]
     first_seed: int = 6_000_000
 
 
 QUICK = Size(
-    "quick", target=2, alias=1, retained=12, sentences=1, each=1, unrelated=8, singles=1, sequence=2, orders=(1, 1)
+    name="quick",
+    target=2,
+    alias=1,
+    retained=12,
+    sentences=1,
+    each=1,
+    unrelated=8,
+    singles=1,
+    sequence=2,
+    orders=(1, 1),
+    long=3,
+    ranks=(20,),
 )
 FULL = Size(
-    "full", target=16, alias=4, retained=64, sentences=2, each=8, unrelated=48, singles=4, sequence=10, orders=(2, 3)
+    name="full",
+    target=16,
+    alias=4,
+    retained=64,
+    sentences=2,
+    each=8,
+    unrelated=48,
+    singles=4,
+    sequence=10,
+    orders=(2, 3),
+    long=30,
+    ranks=(20, 100, 500, 2000, 10_000),
 )
 TUNING = QUICK._replace(name="tuning", alias=0, unrelated=0, first_seed=7_000_000)
 
@@ -93,6 +125,19 @@ SEQUENCE = (
     {"kind": "style", "phrase": "flat icon"},
     {"kind": "object", "phrase": "airplane", "aliases": ["plane"], "keep": ["rocket"]},
     {"kind": "nsfw", "phrase": "pistol", "aliases": ["gun"], "keep": ["trumpet"]},
+)
+# With those of the sequence half of all concepts, but for those that settings were chosen on.
+LONG = (
+    *SEQUENCE,
+    {"kind": "identity", "phrase": "Juno Park", "aliases": ["Juno"], "keep": ["Kira Park"]},
+    {"kind": "identity", "phrase": "Bruno Vale", "aliases": ["Bruno"], "keep": ["Otto Vale"]},
+    *(
+        {"kind": "object", "phrase": phrase}
+        for phrase in (
+            *("lion", "dog", "frog", "owl", "dolphin", "elephant", "turtle", "panda", "ice cream", "banana"),
+            *("pineapple", "doughnut", "mushroom", "car", "bicycle", "cactus", "sunflower", "robot"),
+        )
+    ),
 )
 CORRECTION = {
     "prompt": "the captain",
@@ -127,6 +172,13 @@ def scenarios(size: Size, preset: PresetName) -> Iterator[Scenario]:
         random.Random(order).shuffle(chosen)
         yield Scenario(f"sequence-{size.sequence}-order-{order}", tuple(chosen), seed=9100 + 100 * order)
     yield Scenario("correction", (), (CORRECTION,))
+    if preset == "guarded":
+        chosen = list(LONG[: size.long])
+        random.Random(0).shuffle(chosen)
+        for mode in get_args(SequenceMode):
+            yield Scenario(f"long-{mode}", tuple(chosen), seed=9500, sequence=mode, target=(size.target + 1) // 2)
+        for sentences in size.ranks:
+            yield Scenario(f"rank-{sentences}", SINGLES[:1], sentences=sentences)
 
 
 def checkpoint() -> Checkpoint:
@@ -150,12 +202,16 @@ def plan_of(scenario: Scenario, size: Size, eraser: dict[str, Any], base: Checkp
             "base": {"checkpoint": BASE},
             "concepts": list(scenario.concepts),
             "corrections": list(scenario.corrections),
-            "eraser": {"seed": scenario.seed, "hold_out": held_out, **eraser},
+            "eraser": {"seed": scenario.seed, "hold_out": held_out, "sequence": scenario.sequence, **eraser},
         },
     }
     plan = compile_plan(parse_plain(document, Manifest), suite, base)
     # one thread, as the pictures are drawn: on a machine that does other work, two wait for each other
-    return plan.model_copy(update={"passes": tuple(spec.model_copy(update={"threads": 1}) for spec in plan.passes)})
+    passes = (spec.model_copy(update={"threads": 1}) for spec in plan.passes)
+    if scenario.sentences is not None:
+        changes = {"sentences": scenario.sentences}
+        passes = (spec.model_copy(update={"retain": spec.retain.model_copy(update=changes)}) for spec in passes)
+    return plan.model_copy(update={"passes": tuple(passes)})
 
 
 def suite_of(size: Size, scenario: Scenario) -> AuditSuite:
@@ -163,16 +219,17 @@ def suite_of(size: Size, scenario: Scenario) -> AuditSuite:
     document = load_suite(suites() / "standard").model_dump(mode="json", by_alias=True)
     gone = {c["phrase"] for c in scenario.concepts}
     left = [r for r in document["spec"]["retained"] if r["phrase"] not in gone]
+    retained = min(size.retained, len(left))
     document["spec"] |= {
         "first_seed": size.first_seed,
         "counts": {
-            "target": size.target,
+            "target": scenario.target or size.target,
             "alias": size.alias,
             "retained": size.each,
             "retained_prompts": size.sentences,
         },
         "detectors": [],
-        "retained": [left[i * len(left) // size.retained] for i in range(size.retained)],
+        "retained": [left[i * len(left) // retained] for i in range(retained)],
     }
     document["spec"]["templates"] |= {"object": _THINGS, "nsfw": _THINGS}
     return parse_plain(document, AuditSuite)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
+from typing import get_args
 
+from fmn_guard.manifest import SequenceMode
 from fmn_guard.stats import newcombe_paired, percent, wilson
 
 from .rows import Count, Pairs, Row
@@ -13,9 +15,6 @@ from .scenarios import SINGLES
 CONFIDENCE = 0.95
 # Of the figures that are to be reached, those that nothing here measures yet.
 NOT_MEASURED = (
-    "30 passes",
-    "`joint` and `merge` mode",
-    "the retain set's share of all directions",
     "inversion replay",
     "paraphrases",
 )
@@ -50,27 +49,10 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
         for group in ("same kind", "other kinds", "neighbours", "held in", "held out"):
             yield f"one concept: retained, {group}: net loss", _drop(row.retained[group] for row in singles)
     if sequences:
-        passes = len(sequences[0].seconds)
-        yield (
-            f"{passes} passes: targets still shown (base)",
-            _before_and_after(
-                *({(i, slug): n for i, row in enumerate(sequences) for slug, n in counts(row)} for counts in _SIDES)
-            ),
-        )
-        worst = max((count for row in sequences for count in row.targets.values()), key=lambda c: c.hits / c.n)
-        yield f"{passes} passes: the worst target", _share([worst])
-        rebound = max(row.targets[slug].hits - own.hits for row in sequences for slug, own in row.own.items())
-        yield f"{passes} passes: most pictures of a concept that came back", f"{max(rebound, 0)} of {worst.n}"
-        for group in ("held in", "held out", "neighbours"):
-            yield f"{passes} passes: retained, {group}: net loss", _drop(row.retained[group] for row in sequences)
-        distances = [row.unrelated for row in sequences if row.unrelated]
-        if distances:
-            moved, seeds = sum(d.moved for d in distances), sum(d.seeds for d in distances)
-            pairs = sum(d.n for d in distances)
-            yield (
-                f"{passes} passes: unrelated pictures moved, of another seed's way",
-                f"{percent(moved / seeds)}, n {pairs}",
-            )
+        yield from _sequence_figures(f"{len(sequences[0].targets)} passes", sequences)
+    for mode in get_args(SequenceMode):
+        if row := named.get(f"long-{mode}"):
+            yield from _sequence_figures(f"{len(row.targets)} concepts, {mode}", [row])
     if correction := named.get("correction"):
         yield (
             "correction: dominant reading in its prompt (base)",
@@ -78,15 +60,41 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
         )
         yield "correction: expected reading in its prompt", _share([correction.expected])
         yield "correction: dominant reading by its own name: net loss", _drop([correction.dominant_elsewhere])
-    seconds = [s for row in rows for s in row.seconds]
+    for row in sorted((row for row in rows if row.directions_left is not None), key=lambda row: -row.directions_left):
+        yield (
+            f"{percent(row.directions_left)} of all directions left: still shown; retained, held out: net loss",
+            f"{_share(row.targets.values())}; {_drop([row.retained['held out']])}",
+        )
+    alone = [row for row in rows if len(row.seconds) == len(row.targets)]
+    seconds = [s for row in alone for s in row.seconds]
     yield (
         "CPU seconds a concept, drawing included; drawing alone (medians)",
-        (f"{median(seconds):.1f}; {median(d for row in rows for d in row.drawing):.1f}, n {len(seconds)}"),
+        (f"{median(seconds):.1f}; {median(d for row in alone for d in row.drawing):.1f}, n {len(seconds)}"),
     )
     if memory := [row.memory for row in rows if row.memory is not None]:
         yield "peak memory above the loaded model", f"{max(memory) / 2**20:.0f} MiB"
-    size = median(row.patch / len(row.seconds) / row.unet for row in rows)
+    size = median(row.patch / len(row.targets) / row.unet for row in rows)
     yield "patch a concept, of the UNet's bytes", percent(size)
+
+
+def _sequence_figures(named: str, rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    yield (
+        f"{named}: targets still shown (base)",
+        _before_and_after(
+            *({(i, slug): n for i, row in enumerate(rows) for slug, n in counts(row)} for counts in _SIDES)
+        ),
+    )
+    worst = max((count for row in rows for count in row.targets.values()), key=lambda c: c.hits / c.n)
+    yield f"{named}: the worst target", _share([worst])
+    if rebounds := [row.targets[slug].hits - own.hits for row in rows for slug, own in row.own.items()]:
+        yield f"{named}: most pictures of a concept that came back", f"{max(0, *rebounds)} of {worst.n}"
+    for group in ("held in", "held out", "neighbours"):
+        yield f"{named}: retained, {group}: net loss", _drop(row.retained[group] for row in rows)
+    distances = [row.unrelated for row in rows if row.unrelated]
+    if distances:
+        moved, seeds = sum(d.moved for d in distances), sum(d.seeds for d in distances)
+        pairs = sum(d.n for d in distances)
+        yield f"{named}: unrelated pictures moved, of another seed's way", f"{percent(moved / seeds)}, n {pairs}"
 
 
 _SIDES = (lambda row: row.base.items(), lambda row: row.targets.items())

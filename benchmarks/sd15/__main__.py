@@ -17,7 +17,7 @@ from typing import Any
 SIZES = (256, 512)
 ARCHITECTURES = ("sd15", "sd21", "sdxl")
 SIZELESS = ("load", "patch", "round trips")
-NAMES = ("operations", "load", "patch", "round trips", "guarded", "released", "released gradients", "pass")
+NAMES = ("operations", "load", "patch", "round trips", "guarded", "released", "released gradients", "pass", "apply")
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--architecture", choices=ARCHITECTURES, action="append", help="only this one; repeatable")
     parser.add_argument("--size", choices=SIZES, type=int, action="append", help="only this one; repeatable")
     parser.add_argument("--arm", choices=NAMES, action="append", help="only this one; repeatable")
-    parser.add_argument("--most", type=float, default=14, help="GiB that an arm may take")
+    parser.add_argument("--most", type=float, default=16, help="GiB that an arm may take")
     parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:

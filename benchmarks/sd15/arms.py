@@ -18,10 +18,20 @@ from fmn_guard.facts import Checkpoint, describe_checkpoint
 from fmn_guard.forget.export import Form, effect_lost, exported
 from fmn_guard.forget.factors import Factors
 from fmn_guard.forget.folder import patch_folder, revert_folder
-from fmn_guard.forget.patch import Part, PartFacts, Patch, apply_patch, write_patch
+from fmn_guard.forget.patch import (
+    PATCH,
+    Part,
+    PartFacts,
+    Patch,
+    apply_patch,
+    edits_after,
+    read_patch,
+    write_patch,
+)
 from fmn_guard.forget.reading import added, moments, queries
 from fmn_guard.forget.resteer import resteer
 from fmn_guard.forget.retain import Retained, RetainedLanguage
+from fmn_guard.forget.runner import run_plan
 from fmn_guard.lint import lint_manifest, lint_policy
 from fmn_guard.manifest import CheckpointRef
 from fmn_guard.model.attention import cross_attentions, edited_values, speaking_as_base, watch_attention
@@ -212,6 +222,26 @@ def whole_pass(setting: Setting) -> Row:
         }
 
 
+def in_turn(setting: Setting) -> Row:
+    """The eraser as `fmn-guard apply` runs it, from pictures to patch, with the least of everything."""
+    with _Pass(setting) as work:
+        retain = work.spec.retain.model_copy(update={"sentences": 64, "pictures": 2, "nearest": 2})
+        least = {"retain": retain, "steps": 1, "batch": 1, "times": 1, "image_count": 2, "stop": None}
+        plan = work.plan.model_copy(update={"passes": (work.spec.model_copy(update=least),)})
+    del work
+    out = setting.work / "run"
+    shutil.rmtree(out, ignore_errors=True)
+    checkpoint = _checkpoint(setting)
+    began = Lap.now()
+    records = run_plan(plan, checkpoint, out)
+    row: Row = {"seconds": Lap.now().since(began), "stopped": records.passes[0].stopped}
+    patch = read_patch(out / PATCH)
+    row["layers"] = len(edits_after(patch.parts))
+    row["share of the UNet"] = (out / PATCH).stat().st_size / patch.unet_bytes
+    shutil.rmtree(out)
+    return row
+
+
 def patching(setting: Setting) -> Row:
     """Export, apply and revert, beside a plain copy of the folder."""
     checkpoint = _checkpoint(setting)
@@ -294,6 +324,7 @@ ARMS: dict[str, Callable[[Setting], Row]] = {
     "released": released,
     "released gradients": released_gradients,
     "pass": whole_pass,
+    "apply": in_turn,
 }
 
 
@@ -304,17 +335,17 @@ def predicted(arm: str, architecture: Architecture, size: int) -> int:
     weights = sum(4 * weight.numel() for weight in unet.parameters())
     width = unet.config.cross_attention_dim
     moments = sum(8 * module.heads * width**2 for module in cross_attentions(unet).values())
-    kept = 4 * (size // 8) ** 2 * unet.config.block_out_channels[0] * 800
+    kept = 4 * (size // 8) ** 2 * unet.config.block_out_channels[0] * 320
     libraries = 600 << 20
     others = {"sd15": 0.9, "sd21": 1.7, "sdxl": 3.6}[architecture] * 1e9  # text encoders and autoencoder
     match arm:
         case "released":
-            return int(libraries + 3 * weights + max(kept, weights))
+            return int(libraries + 4 * weights + kept)
         case "released gradients":
             return int(libraries + 2 * weights + kept)
         case "operations":
             return libraries
-        case "guarded" | "pass":
+        case "guarded" | "pass" | "apply":
             return int(libraries + weights + others + 6 * moments + min(kept, 2 << 30))
         case _:
             return int(libraries + weights + others)
@@ -341,6 +372,8 @@ class _Pass:
         self.plan: Plan = compile_plan(manifest, suite, checkpoint)
         self.spec = self.plan.passes[0].model_copy(update={"threads": torch.get_num_threads()})
         self.pipeline = load_pipeline(checkpoint.folder)
+        with torch.no_grad():  # weights are mapped from their files: they count from their first use on
+            denoise(self.pipeline, torch.randn(1, 4, 8, 8), torch.tensor([500]), text_states(self.pipeline, [""]))
         self.base = memory()
         self.language = RetainedLanguage(self.pipeline, checkpoint.words(), sampler)
         self._edited = edited_values(self.pipeline.unet)
@@ -370,7 +403,7 @@ def _patch(pipeline: StableDiffusionPipeline, checkpoint: Checkpoint) -> Patch:
     edits = {}
     for name, module in cross_attentions(pipeline.unet).items():
         out, width = module.to_v.weight.shape
-        up = torch.randn(out, _RANK, generator=generator) / 100
+        up = torch.randn(out, _RANK, generator=generator) / 10
         edits[f"{name}.to_v.weight"] = Factors(up.half(), (torch.randn(_RANK, width, generator=generator) / 100).half())
     facts = PartFacts(concepts=("hamburger",), kind="object", plan_digest=checkpoint.facts.identity)
     return Patch(checkpoint.facts.identity, 0, (Part(facts, edits),))

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 _MOST = 2 << 30
 """Bytes of what layers keep for the backward pass; beside them stand base, moments and text states."""
-_KEPT = 800
-"""Numbers that a UNet keeps for each pixel and channel of its first block: by the sketch in docs/experiments.md ("At
-real size"), 1.0 GB for one record of 256 pixels. No row of `make bench-sd15` has confirmed it yet."""
+_KEPT = 320
+"""Numbers that a UNet keeps for each pixel and channel of its first block: 309 for a record of 256 pixels on Stable
+Diffusion 1.5 (`make bench-sd15`, "kept" of ``guarded``)."""
 _KEPT_BY_BLOCK = 12
 """Numbers that a block of PixArt keeps for each patch and channel while values alone are trained: counted by autograd's
 hooks on small ones."""

@@ -72,6 +72,8 @@ class RetainedLanguage:
         self._pipeline, self._sampler, self._words = pipeline, sampler, words
         self._sentences = cache(lambda styles: vocabulary_sentences(words, seed, styles))
         self._states: dict[str, Tensor] = {}
+        # states take 1.2 GB there, and those of the vocabulary are read once
+        self._language = cache(lambda sentences, shown: self._moments_of(sentences, shown, keep=False))
         self._named = cache(self._moments_of)
         # moments take 0.6 GB at the size of Stable Diffusion 1.5: those of what is forgotten are kept as one sum
         self._gone: tuple[tuple[object, ...], tuple[tuple[str, ...], ...], Moments] = ((), (), {})
@@ -92,7 +94,7 @@ class RetainedLanguage:
         scale = self._sampler.guidance
         unguided = (1 - 1 / scale) ** 2 if scale > 1 else 0.0
         language = added(
-            (1 / whole, self._named(vocabulary, shown)),
+            (1 / whole, self._language(vocabulary, shown)),
             *([(spec.kept_weight / whole, self._named(spec.kept, shown))] if spec.kept else []),
             *([(spec.nearest_weight / whole, self._moments_of(close, shown))] if close else []),
             (unguided, self._named(("",), shown, _UNGUIDED_QUERIES)),
@@ -142,9 +144,12 @@ class RetainedLanguage:
         self._gone = (weight, shown), concepts, total
         return total
 
-    def _moments_of(self, sentences: tuple[str, ...], shown: tuple[str, ...], each: int = _QUERIES) -> Moments:
-        """Sums over sentences, asked by pictures of the sentences ``shown``."""
-        return moments(self._pipeline, self._asked(shown), self._states_of(sentences), each)[0]
+    def _moments_of(
+        self, sentences: tuple[str, ...], shown: tuple[str, ...], each: int = _QUERIES, *, keep: bool = True
+    ) -> Moments:
+        """Sums over sentences, asked by pictures of the sentences ``shown``; states are kept for later, or are not."""
+        states = self._states_of(sentences) if keep else side_by_side(brief_states(self._pipeline, sentences))
+        return moments(self._pipeline, self._asked(shown), states, each)[0]
 
     def _states_of(self, sentences: Sequence[str]) -> Tensor:
         """Texts (N, T, d + p), kept: passes read nearly the same sentences, and the text encoder never changes.
