@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
@@ -10,7 +12,9 @@ from diffusers.models.attention import BasicTransformerBlock
 from fmn_guard.audit.auditor import run_audit
 from fmn_guard.errors import InputError
 from fmn_guard.facts import describe_checkpoint
-from fmn_guard.forget.patch import apply_patch, edits_after, patched_digest, read_patch
+from fmn_guard.forget.export import TOLERANCE, Form, effect_lost, exported
+from fmn_guard.forget.folder import patch_folder, revert_folder
+from fmn_guard.forget.patch import apply_patch, edits_after, patched_digest, read_patch, write_patch
 from fmn_guard.forget.runner import run_plan
 from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.model.attention import cross_attentions, watch_attention
@@ -23,6 +27,7 @@ from fmn_guard.record import digest, parse_plain
 from fmn_guard.shipped import suites
 from fmn_guard.suite import Sampler, load_suite
 
+from ..patched import make_patch
 from ..tiny import FAMILIES, save_tiny_family
 
 STOCK = {"transformer": {"use_resolution_binning": False, "clean_caption": False}}
@@ -162,6 +167,24 @@ def test_the_same_manifest_goes_from_plan_to_audit(folder, checkpoint, tmp_path)
     drawn = {(seen.side, seen.probe): seen.image_digest for seen in audit.observations}
     assert any(drawn["base", probe.id] != drawn["patched", probe.id] for probe in plan.probes)
     assert {seen.probe for seen in audit.attention} == {probe.id for probe in plan.probes if probe.positions}
+
+
+def test_patch_is_read_in_every_form_and_the_folder_comes_back_byte_for_byte(folder, checkpoint, pipeline, tmp_path):
+    if family_in(pipeline).denoiser == "transformer":
+        pytest.skip("in test_pixart.py, for the forms that it has")
+    patch = make_patch(folder)
+    for form in get_args(Form):
+        exports = tmp_path / f"{form}.safetensors"
+        exports.write_bytes(exported(patch, form, checkpoint))
+        assert effect_lost(checkpoint, patch, exports, form) < TOLERANCE
+    write_patch(tmp_path / "patch.safetensors", patch)
+    patch_folder(checkpoint, patch, tmp_path / "patch.safetensors", tmp_path / "patched")
+    revert_folder(tmp_path / "patched", tmp_path / "back")
+    contents = [
+        {path.relative_to(base): path.read_bytes() for path in base.rglob("*") if path.is_file()}
+        for base in (folder, tmp_path / "back")
+    ]
+    assert contents[0] == contents[1]
 
 
 def test_prompt_that_two_tokenizers_cut_differently_is_refused(tmp_path):
