@@ -85,7 +85,10 @@ def write_checkpoint(folder: Path, architecture: Architecture) -> Path:
             add_watermarker=False,
         )
     else:
-        scheduler = {"sd15": PNDMScheduler(**_NOISE, skip_prk_steps=True), "sd21": DDIMScheduler(**_NOISE, clip_sample=False)}
+        scheduler = {
+            "sd15": PNDMScheduler(**_NOISE, skip_prk_steps=True),
+            "sd21": DDIMScheduler(**_NOISE, clip_sample=False),
+        }
         pipeline = StableDiffusionPipeline(
             **parts,
             scheduler=scheduler[architecture],
