@@ -98,7 +98,7 @@ def test_attention_on_the_name_falls(pipeline, latents, retained):
     assert sum(record.attention_mass[5:]) < 0.99 * sum(still.attention_mass[5:])
 
 
-@pytest.mark.parametrize(("most", "at_once", "again"), [(2 * 4 * 800 * 64 * 16, 2, False), (1, 1, True)])
+@pytest.mark.parametrize(("most", "at_once", "again"), [(2 * 4 * memory._KEPT * 64 * 16, 2, False), (1, 1, True)])
 def test_records_seen_a_few_at_a_time_give_the_same_edit(
     pipeline, latents, retained, monkeypatch, most, at_once, again
 ):
