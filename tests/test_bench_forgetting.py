@@ -64,7 +64,7 @@ def test_half_of_what_is_retained_is_held_out_of_every_preset(preset: PresetName
         assert not any(slug.replace("-", " ") in sentence for slug in held_out for sentence in sentences)
 
 
-def test_a_long_sequence_is_thirty_concepts_in_each_mode_and_leaves_half_of_the_world() -> None:
+def test_a_long_sequence_is_thirty_concepts_in_each_mode_and_asks_for_thirty_others() -> None:
     long = [s for s in scenarios(FULL, "guarded") if s.name.startswith("long")]
     assert [s.sequence for s in long] == ["sequential", "merge", "joint"]
     assert len(LONG) == 30 == len({concept["phrase"] for concept in LONG})

@@ -126,7 +126,7 @@ SEQUENCE = (
     {"kind": "object", "phrase": "airplane", "aliases": ["plane"], "keep": ["rocket"]},
     {"kind": "nsfw", "phrase": "pistol", "aliases": ["gun"], "keep": ["trumpet"]},
 )
-# With those of the sequence half of all concepts, but for those that settings were chosen on.
+# With those of the sequence thirty of the world's 75 concepts, none of them one that settings were chosen on.
 LONG = (
     *SEQUENCE,
     {"kind": "identity", "phrase": "Juno Park", "aliases": ["Juno"], "keep": ["Kira Park"]},

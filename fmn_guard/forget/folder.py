@@ -119,11 +119,11 @@ def revert_folder(folder: Path, out: Path) -> None:
                 _write_original(folder / name, part / name, name, kept)
             except (KeyError, TypeError, ValueError, struct.error) as error:
                 raise _changed(folder, f"the header of {name} cannot be read") from error
-        digests = beside.map(lambda name: (name, file_digest(part / name)), originals.files)
-        found = describe_checkpoint(CheckpointRef(checkpoint=str(part.absolute())), Path()).facts.identity
-        for name, digest in digests:
-            if digest != originals.files[name]:
+        described = beside.submit(describe_checkpoint, CheckpointRef(checkpoint=str(part.absolute())), Path())
+        for name, stated in originals.files.items():
+            if file_digest(part / name) != stated:
                 raise _changed(folder, f"{name} does not come out as it was")
+        found = described.result().facts.identity
         if found != patch.base_digest:
             raise _changed(folder, f"what comes out is {found[:19]}, the base was {patch.base_digest[:19]}")
 

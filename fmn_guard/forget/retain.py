@@ -72,10 +72,10 @@ class RetainedLanguage:
         self._pipeline, self._sampler, self._words = pipeline, sampler, words
         self._sentences = cache(lambda styles: vocabulary_sentences(words, seed, styles))
         self._states: dict[str, Tensor] = {}
-        # states take 1.2 GB there, and those of the vocabulary are read once
+        # at the size of Stable Diffusion 1.5 states of the vocabulary take 1.2 GB, and they are read once
         self._language = cache(lambda sentences, shown: self._moments_of(sentences, shown, keep=False))
         self._named = cache(self._moments_of)
-        # moments take 0.6 GB at the size of Stable Diffusion 1.5: those of what is forgotten are kept as one sum
+        # moments take 0.6 GB there: those of what is forgotten are kept as one sum
         self._gone: tuple[tuple[object, ...], tuple[tuple[str, ...], ...], Moments] = ((), (), {})
         self._asked = cache(self._asked_by_pictures)
 

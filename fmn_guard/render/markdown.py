@@ -5,9 +5,8 @@ Wording is part of the promise: concepts are "suppressed under protocol X, n of 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from ..evidence import Instrument, MatrixCell, PassMatrix, PassRecords
 from ..findings import Finding
@@ -23,8 +22,9 @@ from .distances import HEADER as DISTANCES
 from .distances import measured_by
 from .distances import row_of as distance_row
 from .inversion import figure, floor_words, judged_words
+from .markup import bullets, cell, sections, table
 from .prompts import HEADER, row_of, title_of
-from .text import DEPARTS, classes_in_brief, confidence, departures_in_words, one_line, own_errors, share, short
+from .text import DEPARTS, classes_in_brief, confidence, departures_in_words, own_errors, share, short
 
 
 def markdown(report: Report, plan: Plan, passes: PassRecords | None, frameworks: Frameworks = ()) -> str:
@@ -374,29 +374,3 @@ def _said(report: Report) -> Iterator[Instrument]:
 
 def _looks_how(instrument: Instrument) -> tuple[str, ...]:
     return instrument.name, classes_in_brief(instrument), instrument.direction, instrument.preprocessing
-
-
-def sections(parts: Mapping[str, Iterable[str]], level: int) -> Iterator[str]:
-    """Each part under its heading; those without lines are left out."""
-    for title, body in parts.items():
-        if content := list(body):
-            yield from ("", f"{'#' * level} {title}", "", *content)
-
-
-def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """A table, or nothing without rows."""
-    body = [f"| {' | '.join(map(cell, row))} |" for row in rows]
-    if body:
-        yield f"| {' | '.join(header)} |"
-        yield f"|{'---|' * len(header)}"
-        yield from body
-
-
-def bullets(items: Iterable[str]) -> Iterator[str]:
-    """A list, or nothing without items."""
-    return (f"- {item}" for item in items)
-
-
-def cell(text: str) -> str:
-    """Text that cannot break out of its place, nor name a folder."""
-    return re.sub(r"([\\`*<>|\[\]&#~$])", r"\\\1", one_line(text))

@@ -15,7 +15,7 @@ from ..findings import Finding
 from ..plan import Plan
 from ..report import Report
 from .findings import PublicNames
-from .markdown import bullets, cell, table
+from .markup import bullets, cell, table
 from .text import confidence, one_line, share, short
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from ..plan import Plan
 from ..report import Report
 from .findings import open_findings, place_of, title_of, waived_findings, waiver_words
-from .markdown import bullets, cell, concepts, head, provenance, retained, sections, table
+from .markdown import concepts, head, provenance, retained
+from .markup import bullets, cell, sections, table
 
 BYTES = 900_000
 """Most that is written: GitHub refuses a step's summary of more than 1 MiB, and other tools may add to it."""
