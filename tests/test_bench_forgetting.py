@@ -55,13 +55,25 @@ def test_a_sequence_is_ten_concepts_of_four_kinds_in_other_orders() -> None:
 @pytest.mark.parametrize("preset", ["guarded", "official"])
 def test_half_of_what_is_retained_is_held_out_of_every_preset(preset: PresetName) -> None:
     base = checkpoint()
-    for scenario in scenarios(QUICK, preset):
+    for scenario in (s for s in scenarios(QUICK, preset) if not s.whole):
         plan = plan_of(scenario, QUICK, {"preset": preset}, base)
         told = [p.subject for p in plan.probes if p.role == "retained" and not p.neighbour_of]
         held_out = [p.subject for p in plan.probes if p.held_out]
         assert len(set(told)) - 6 <= len(set(held_out)) * 2 <= len(set(told)) + 2
         sentences = {s.casefold() for spec in plan.passes for s in spec.retain.kept}
         assert not any(slug.replace("-", " ") in sentence for slug in held_out for sentence in sentences)
+
+
+def test_a_whole_vocabulary_lacks_nothing_but_what_is_forgotten() -> None:
+    rows = [s for s in scenarios(QUICK, "guarded") if s.whole]
+    assert [s.name for s in rows] == [
+        "whole-sequence-2-order-0",
+        *(f"whole-long-{mode}" for mode in ("sequential", "merge", "joint")),
+    ]
+    plan = plan_of(rows[0], QUICK, {"preset": "guarded"}, checkpoint())
+    forgotten = {word for spec in plan.passes for name in spec.names for word in name.casefold().split()}
+    assert not any(probe.held_out for probe in plan.probes)
+    assert all(set(spec.retain.excluded_words) == forgotten for spec in plan.passes)
 
 
 def test_a_long_sequence_is_thirty_concepts_in_each_mode_and_asks_for_thirty_others() -> None:

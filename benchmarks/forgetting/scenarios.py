@@ -32,6 +32,7 @@ class Scenario(NamedTuple):
         sequence: how its passes follow one another.
         target: pictures of a concept in each of six sentences, in place of the size's.
         sentences: of the language that passes retain, in place of the preset's.
+        whole: whether the language may hold every word of the tokenizer, as in use, and no concept is held out of it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Scenario(NamedTuple):
     sequence: SequenceMode = "sequential"
     target: int | None = None
     sentences: int | None = None
+    whole: bool = False
 
 
 class Size(NamedTuple):
@@ -50,10 +52,10 @@ class Size(NamedTuple):
         name: of the folder of its rows.
         target: pictures of a forgotten concept or correction, in each of six sentences.
         alias: pictures of each alias, the same.
-        retained: retained concepts, half of them held out of the eraser.
+        retained: retained concepts, half of them held out of the eraser where its language is not whole.
         sentences: in which each is asked for.
         each: pictures of each, in each of them.
-        unrelated: sentences about held-out concepts whose pictures are held against the base's.
+        unrelated: sentences about retained concepts whose pictures are held against the base's.
         singles: concepts that are forgotten alone.
         sequence: passes of a sequence.
         orders: random orders of it, for the presets of the release and for ours.
@@ -170,13 +172,18 @@ def scenarios(size: Size, preset: PresetName) -> Iterator[Scenario]:
     for order in range(size.orders[ours]):
         chosen = list(SEQUENCE[: size.sequence])
         random.Random(order).shuffle(chosen)
-        yield Scenario(f"sequence-{size.sequence}-order-{order}", tuple(chosen), seed=9100 + 100 * order)
+        sequence = Scenario(f"sequence-{size.sequence}-order-{order}", tuple(chosen), seed=9100 + 100 * order)
+        yield sequence
+        if ours:
+            yield sequence._replace(name=f"whole-{sequence.name}", whole=True)
     yield Scenario("correction", (), (CORRECTION,))
     if preset == "guarded":
         chosen = list(LONG[: size.long])
         random.Random(0).shuffle(chosen)
         for mode in get_args(SequenceMode):
-            yield Scenario(f"long-{mode}", tuple(chosen), seed=9500, sequence=mode, target=(size.target + 1) // 2)
+            long = Scenario(f"long-{mode}", tuple(chosen), seed=9500, sequence=mode, target=(size.target + 1) // 2)
+            yield long
+            yield long._replace(name=f"whole-{long.name}", whole=True)
         for sentences in size.ranks:
             yield Scenario(f"rank-{sentences}", SINGLES[:1], sentences=sentences)
 
@@ -187,13 +194,13 @@ def checkpoint() -> Checkpoint:
 
 
 def plan_of(scenario: Scenario, size: Size, eraser: dict[str, Any], base: Checkpoint) -> Plan:
-    """The plan of a row; half of what is retained is held out of the eraser, whatever the preset."""
+    """The plan of a row; unless its language is whole, half of what is retained is held out, whatever the preset."""
     suite = suite_of(size, scenario)
     named = {
         slugify(name) for c in scenario.concepts for name in (c["phrase"], *c.get("aliases", ()), *c.get("keep", ()))
     }
     named |= {slugify(c[key]) for c in scenario.corrections for key in ("prompt", "dominant", "expected")}
-    held_out = [r.phrase for r in suite.spec.retained[::2] if slugify(r.phrase) not in named]
+    held_out = [r.phrase for r in suite.spec.retained[::2] if slugify(r.phrase) not in named and not scenario.whole]
     document = {
         "apiVersion": "fmn-guard/v1",
         "kind": "ConceptManifest",
@@ -236,6 +243,7 @@ def suite_of(size: Size, scenario: Scenario) -> AuditSuite:
 
 
 def unrelated_prompts(plan: Plan, count: int) -> list[str]:
-    """Sentences about held-out concepts, in turn."""
-    prompts = list(dict.fromkeys(p.prompt for p in plan.probes if p.held_out))
+    """Sentences about held-out concepts, in turn; where nothing is held out, about those that nobody lists."""
+    told = [p for p in plan.probes if p.role == "retained" and not p.neighbour_of]
+    prompts = list(dict.fromkeys(p.prompt for p in [p for p in told if p.held_out] or told))
     return [prompts[i % len(prompts)] for i in range(count)]

@@ -41,6 +41,7 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     named = {row.scenario: row for row in rows}
     singles = [named[f"one-{c['kind']}"] for c in SINGLES if f"one-{c['kind']}" in named]
     sequences = [row for row in rows if row.scenario.startswith("sequence")]
+    whole = [row for row in rows if row.scenario.startswith("whole-sequence")]
     for row in singles:
         kind = row.scenario.removeprefix("one-")
         yield f"one concept, {kind}: still shown (base)", _before_and_after(row.base, row.targets)
@@ -48,11 +49,13 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
         yield "one concept: aliases still shown", _share(row.aliases for row in singles)
         for group in ("same kind", "other kinds", "neighbours", "held in", "held out"):
             yield f"one concept: retained, {group}: net loss", _drop(row.retained[group] for row in singles)
-    if sequences:
-        yield from _sequence_figures(f"{len(sequences[0].targets)} passes", sequences)
+    for found, language in ((sequences, ""), (whole, ", whole vocabulary")):
+        if found:
+            yield from _sequence_figures(f"{len(found[0].targets)} passes{language}", found)
     for mode in get_args(SequenceMode):
-        if row := named.get(f"long-{mode}"):
-            yield from _sequence_figures(f"{len(row.targets)} concepts, {mode}", [row])
+        for prefix, language in (("", ""), ("whole-", ", whole vocabulary")):
+            if row := named.get(f"{prefix}long-{mode}"):
+                yield from _sequence_figures(f"{len(row.targets)} concepts, {mode}{language}", [row])
     if correction := named.get("correction"):
         yield (
             "correction: dominant reading in its prompt (base)",
@@ -88,8 +91,9 @@ def _sequence_figures(named: str, rows: Sequence[Row]) -> Iterator[tuple[str, st
     yield f"{named}: the worst target", _share([worst])
     if rebounds := [row.targets[slug].hits - own.hits for row in rows for slug, own in row.own.items()]:
         yield f"{named}: most pictures of a concept that came back", f"{max(0, *rebounds)} of {worst.n}"
-    for group in ("held in", "held out", "neighbours"):
-        yield f"{named}: retained, {group}: net loss", _drop(row.retained[group] for row in rows)
+    for group in ("held in", "held out", "same kind", "other kinds", "neighbours"):
+        if any(_asked(row.retained[group]) for row in rows):
+            yield f"{named}: retained, {group}: net loss", _drop(row.retained[group] for row in rows)
     distances = [row.unrelated for row in rows if row.unrelated]
     if distances:
         moved, seeds = sum(d.moved for d in distances), sum(d.seeds for d in distances)
@@ -115,6 +119,10 @@ def _share(counts: Iterable[Count]) -> str:
 def _pooled(counts: Iterable[Count]) -> Count:
     every = list(counts)
     return Count(hits=sum(c.hits for c in every), n=sum(c.n for c in every))
+
+
+def _asked(pairs: Pairs) -> int:
+    return pairs.both + pairs.lost + pairs.gained + pairs.neither
 
 
 def _drop(parts: Iterable[Pairs]) -> str:
