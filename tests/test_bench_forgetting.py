@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.forgetting.inversions import recovered
 from benchmarks.forgetting.rows import Count, Distance, Pairs, Row
 from benchmarks.forgetting.scenarios import (
     CORRECTION,
@@ -22,6 +23,7 @@ from benchmarks.forgetting.scenarios import (
 )
 from benchmarks.forgetting.table import table
 from fmn_guard.manifest import load_manifest
+from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.presets import PresetName
 from fmn_guard.record import digest
 from fmn_guard.stats import newcombe_paired, wilson
@@ -145,9 +147,12 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
         patch=50,
     )
     ranked = row("rank-20", directions_left=0.04)
+    inverted = row(
+        "inverted-object", recovered={"4": Count(hits=9, n=24)}, recovered_on_base={"4": Count(hits=24, n=24)}
+    )
     lines = dict(
         (cells[0], cells[1:])
-        for line in table({"guarded": [*kinds, sequence, merged, ranked], "official": kinds[:1]})
+        for line in table({"guarded": [*kinds, sequence, merged, ranked, inverted], "official": kinds[:1]})
         if (cells := [cell.strip() for cell in line.strip("|").split("|")]) and len(cells) == 3
     )
     assert lines["one concept, nsfw: still shown (base)"] == [f"1 of 12: {wilson(1, 12, 0.95)} (12 of 12)", "not run"]
@@ -161,15 +166,28 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
     assert lines["3 passes: unrelated pictures moved, of another seed's way"][0] == "25.0 %, n 8"
     drop = newcombe_paired(10, 2, 1, 0, 0.95)
     assert lines["3 passes: retained, held out: net loss"][0] == f"7.7 %, {drop}; 2 lost, 1 gained of 13"
+    assert lines["object, by 4 inverted tokens: shown (base)"][0] == f"9 of 24: {wilson(9, 24, 0.95)} (24 of 24)"
     assert lines["2 concepts, merge: the worst target"][0].startswith("1 of 12")
     assert "2 concepts, merge: most pictures of a concept that came back" not in lines
     assert lines["4.0 % of all directions left: still shown; retained, held out: net loss"][0].startswith("1 of 12")
-    assert lines["CPU seconds a concept, drawing included; drawing alone (medians)"][0] == "10.0; 4.0, n 8"
+    assert lines["CPU seconds a concept, drawing included; drawing alone (medians)"][0] == "10.0; 4.0, n 9"
     assert lines["patch a concept, of the UNet's bytes"] == ["2.5 %", "2.5 %"]
+
+
+def test_inverted_tokens_bring_back_on_the_base_what_they_were_inverted_for() -> None:
+    base = checkpoint()
+    scenario = next(s for s in scenarios(FULL, "guarded") if s.inverted)
+    plan = plan_of(scenario, QUICK, {"preset": "guarded"}, base)
+    model = load_pipeline(base.folder)
+    few, n = recovered(model, model, plan, plan.passes[0], tokens=1, steps=1)
+    many, _ = recovered(model, model, plan, plan.passes[0], tokens=1, steps=20)
+    assert n == 24 and few <= 2 < 8 <= many
 
 
 def test_rows_are_one_scenario_each() -> None:
     names = [s.name for s in scenarios(QUICK, "official")]
     assert names == ["one-object", "sequence-2-order-0", "correction"]
-    kinds = [concept["kind"] for s in scenarios(FULL, "official") for concept in s.concepts if len(s.concepts) == 1]
+    kinds = [
+        concept["kind"] for s in scenarios(FULL, "official") if s.name.startswith("one-") for concept in s.concepts
+    ]
     assert kinds == ["object", "identity", "style", "nsfw"]

@@ -29,9 +29,10 @@ from fmn_guard.model.sampler import decode, draw_latents
 from fmn_guard.plan import Plan
 from fmn_guard.presets import PRESETS, PresetName
 from fmn_guard.probes import Probe
-from fmn_guard.record import Digest, Record, digest, read_record, write_atomic, write_record
+from fmn_guard.record import Digest, Record, canonical_json, digest, read_record, write_atomic, write_record
 from fmn_guard.shipped import shipped_model
 
+from .inversions import TOKENS, recovered
 from .scenarios import FULL, QUICK, Scenario, Size, checkpoint, plan_of, scenarios, suite_of, unrelated_prompts
 
 if TYPE_CHECKING:
@@ -106,6 +107,12 @@ class Row(Record):
     """Bytes."""
     unet: int
     """Bytes."""
+    recovered: Annotated[dict[str, Count], Field(exclude_if=lambda counts: not counts)] = Field(default_factory=dict)
+    """By the number of tokens: what of the pictures shows the concept that inverted tokens draw."""
+    recovered_on_base: Annotated[dict[str, Count], Field(exclude_if=lambda counts: not counts)] = Field(
+        default_factory=dict
+    )
+    """The same, of tokens inverted on the base."""
     directions_left: Annotated[float | None, Field(exclude_if=lambda share: share is None)] = None
     """Where the language's sentences are counted: the share of directions of what heads read that hardly any of it
     takes, less than the damping of the closed form; mean of heads and layers."""
@@ -183,8 +190,23 @@ class Bench:
             memory=meter.memory,
             patch=(run / PATCH).stat().st_size,
             unet=sum(weight.numel() * weight.element_size() for weight in patched.unet.parameters()),
+            recovered=self._recovered(plan, patched, scenario.inverted) if scenario.inverted else {},
+            recovered_on_base=self._recovered_on_base(plan, scenario.inverted) if scenario.inverted else {},
             directions_left=self._directions_left(plan) if scenario.sentences else None,
         )
+
+    def _recovered(self, plan: Plan, model: StableDiffusionPipeline, steps: int) -> dict[str, Count]:
+        (spec,) = plan.passes
+        found = {tokens: recovered(model, self.model, plan, spec, tokens, steps) for tokens in TOKENS}
+        return {f"{tokens}": Count(hits=shown, n=n) for tokens, (shown, n) in found.items()}
+
+    def _recovered_on_base(self, plan: Plan, steps: int) -> dict[str, Count]:
+        """The same for every preset, and kept."""
+        memory = self.folder / f"{self._memory.stem}-{plan.passes[0].slug}-inverted-{steps}.json"
+        if not memory.exists():
+            counts = self._recovered(plan, self.model, steps)
+            write_atomic(memory, canonical_json({tokens: c.model_dump() for tokens, c in counts.items()}))
+        return {tokens: Count(**count) for tokens, count in json.loads(memory.read_text("utf-8")).items()}
 
     def _directions_left(self, plan: Plan) -> float:
         (spec,) = plan.passes

@@ -33,6 +33,7 @@ class Scenario(NamedTuple):
         target: pictures of a concept in each of six sentences, in place of the size's.
         sentences: of the language that passes retain, in place of the preset's.
         whole: whether the language may hold every word of the tokenizer, as in use, and no concept is held out of it.
+        inverted: steps of the textual inversions that try to bring the concept back; none where it is 0.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Scenario(NamedTuple):
     target: int | None = None
     sentences: int | None = None
     whole: bool = False
+    inverted: int = 0
 
 
 class Size(NamedTuple):
@@ -57,6 +59,7 @@ class Size(NamedTuple):
         each: pictures of each, in each of them.
         unrelated: sentences about retained concepts whose pictures are held against the base's.
         singles: concepts that are forgotten alone.
+        inverted: how many of these are asked for by inverted tokens too.
         sequence: passes of a sequence.
         orders: random orders of it, for the presets of the release and for ours.
         long: passes of a long sequence, in each mode of sequences, of `guarded`; half of the pictures are drawn.
@@ -72,6 +75,7 @@ class Size(NamedTuple):
     each: int
     unrelated: int
     singles: int
+    inverted: int
     sequence: int
     orders: tuple[int, int]
     long: int
@@ -88,6 +92,7 @@ QUICK = Size(
     each=1,
     unrelated=8,
     singles=1,
+    inverted=0,
     sequence=2,
     orders=(1, 1),
     long=3,
@@ -102,6 +107,7 @@ FULL = Size(
     each=8,
     unrelated=48,
     singles=4,
+    inverted=2,
     sequence=10,
     orders=(2, 3),
     long=30,
@@ -168,6 +174,8 @@ def scenarios(size: Size, preset: PresetName) -> Iterator[Scenario]:
     """The rows of a preset."""
     for concept in SINGLES[: size.singles]:
         yield Scenario(f"one-{concept['kind']}", (concept,))
+    for concept in SINGLES[: size.inverted]:
+        yield Scenario(f"inverted-{concept['kind']}", (concept,), inverted=100)
     ours = preset in ("guarded", "hybrid", "closed-form")
     for order in range(size.orders[ours]):
         chosen = list(SEQUENCE[: size.sequence])
