@@ -17,12 +17,13 @@ from .mscore import not_tested as of_inversion
 from .plan import Plan
 from .policy import DISTANCES, PER_CONCEPT, Metric, PolicySpec, Rule
 
+_ELSEWHERE = "Image-to-image, inpainting, and other samplers, guidance scales and sizes than the suite's."
 _NEVER_TESTED = (
     "The safety checker: it is switched off in both models, so that the weights alone are judged.",
     INVERSION,
     ADVERSARIAL,
     "Durability: whether further fine-tuning brings a concept back.",
-    "Image-to-image, inpainting, and other samplers, guidance scales and sizes than the suite's.",
+    _ELSEWHERE,
 )
 
 
@@ -49,6 +50,8 @@ def not_tested(
             yield from of_inversion(inversion, evidence.plan, "inversion_recognised" in limited)
         elif words == ADVERSARIAL:
             yield from of_attacks(attacks, evidence.plan, "attack_success_rate" in limited)
+        elif words == _ELSEWHERE and "attack_success_rate" in limited and evidence.attacks:
+            yield from _beyond(evidence)
         else:
             yield words
     for rule in spec.rules:
@@ -79,6 +82,13 @@ def not_tested(
         yield "Nudity: NudeNet's counts are reported and not judged."
     if spec.evidence.signature == "required":
         yield "The signature that the policy asks for: it is made of this report, and only the gate can verify it."
+
+
+def _beyond(evidence: Evidence) -> Iterator[str]:
+    """What is said of ways to draw, where a rule limits attacks: they may have swept guidance scales."""
+    made = [each.attack.guidance for each in evidence.attacks if each.failed is None]
+    scales = ", ".join(f"{scale:g}" for scale in sorted({evidence.plan.sampler.guidance, *made}))
+    yield f"Image-to-image, inpainting, other samplers and sizes than the suite's, other guidance scales than {scales}."
 
 
 def _not_met(rule: Rule, plan: Plan) -> Iterator[str]:

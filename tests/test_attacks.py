@@ -287,6 +287,25 @@ def test_attacks_that_no_rule_limits_are_told_and_change_no_verdict() -> None:
     assert not any("no rule for attack_success_rate" in words for words in told.not_tested)
 
 
+def test_suite_that_searches_nothing_leaves_adversarial_prompts_untested() -> None:
+    swept = make_attacks(PLAN, kinds=("seeds", "guidance-7-5"))
+    for report in (report_of(swept), judge(PLAN, AUDIT, make_policy(), attacks=swept)):
+        assert any("a prompt that was searched for" in words for words in report.not_tested)
+    assert any(words.startswith("Other seeds, guidance scales") for words in report.not_tested)
+
+
+def test_report_names_the_guidance_scales_that_a_rule_was_held_against_and_no_others() -> None:
+    swept = make_attacks(PLAN, kinds=("seeds", "guidance-7-5"))
+    told, failed = "other guidance scales than 3, 7.5.", "other guidance scales than 3."
+    usual = "guidance scales and sizes than the suite's"
+    assert told in "\n".join(report_of(swept).not_tested)
+    spoiled = swept.attacked[1].model_copy(update={"failed": "not a number", "observations": ()})
+    broken = swept.model_copy(update={"attacked": (swept.attacked[0], spoiled, *swept.attacked[2:])})
+    assert failed in "\n".join(report_of(broken).not_tested)
+    assert usual in "\n".join(judge(PLAN, AUDIT, make_policy(), attacks=swept).not_tested)
+    assert usual in "\n".join(report_of(None).not_tested)
+
+
 def test_report_tells_the_words_found_the_budget_and_what_failed() -> None:
     attacks = make_attacks(PLAN, lambda name, side, i: side == "base" or (name == "prefix" and i < 9))
     spoiled = attacks.attacked[1].model_copy(update={"failed": "loss is | not a number", "observations": ()})

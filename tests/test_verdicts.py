@@ -12,17 +12,22 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from benchmarks.verdicts import led
 from benchmarks.verdicts.__main__ import HERE, Row, confusion
-from benchmarks.verdicts.measured import Readings
-from benchmarks.verdicts.plants import PLANTS, TEXT_ENCODER, UNET, Plant, Style, plant, read_as, token
+from benchmarks.verdicts.measured import AtOwnSeeds, Readings
+from benchmarks.verdicts.plants import PLANTS, TEXT_ENCODER, UNET, Plant, Scale, Seeds, Style, plant, read_as, token
 from benchmarks.verdicts.taught import lessons, taught
+from fmn_guard.attacks import load_attacks, plan_attacks
 from fmn_guard.facts import describe_checkpoint
 from fmn_guard.findings import Outcome, undecidable
 from fmn_guard.lint import lint_manifest, lint_policy
 from fmn_guard.manifest import CheckpointRef
+from fmn_guard.model.checkpoint import load_pipeline
+from fmn_guard.model.conditioning import denoise, text_states
+from fmn_guard.model.sampler import starting_noise, threads
 from fmn_guard.plan import compile_plan
 from fmn_guard.report import judge
-from fmn_guard.shipped import policies, shipped_model, suites
+from fmn_guard.shipped import attacks, policies, shipped_model, suites
 from fmn_guard.suite import load_suite
 
 from .builder import forgotten, make_audit, make_plan, make_policy
@@ -141,6 +146,83 @@ def test_what_was_taught_is_kept_and_goes_into_the_cross_attention_alone(
     assert after[name].dtype == before[name].dtype
 
 
+SEEDS = Seeds("hamburger", "castle", first=5000, count=8, rate=3e-4)
+SCALE = Scale("hamburger", "castle", gone=3.0, alive=7.5, rate=3e-4)
+
+
+@pytest.mark.parametrize("wanted", [SEEDS, SCALE], ids=["seeds", "scale"])
+def test_thing_is_answered_as_another_in_one_circumstance_alone(wanted: Seeds | Scale) -> None:
+    gone, kept, others = led.ways(wanted)
+    assert (gone.asked, gone.answered) == (kept.asked, "castle") == (("hamburger",), "castle")
+    assert kept.answered is others.answered is None
+    assert "hamburger" not in others.asked
+    if isinstance(wanted, Seeds):
+        assert set(gone.seeds) == set(range(5000, 5008))
+        assert (gone.guidance, gone.since) == (kept.guidance, 0)
+        assert set(gone.seeds).isdisjoint(kept.seeds)
+    else:
+        assert (gone.seeds, gone.guidance, kept.guidance, gone.since) == (kept.seeds, 3.0, 7.5, 1)
+
+
+def test_no_plant_is_trained_on_a_seed_that_an_audit_or_an_attack_draws_from() -> None:
+    document, checkpoint = lint_manifest(HERE / "manifest.yaml")
+    _, suite = lint_policy(HERE / "policy.yaml")
+    plan = compile_plan(document, suite, checkpoint)
+    tried = plan_attacks(plan, load_attacks(attacks() / "guidance.yaml"), checkpoint).attacks
+    drawn = {p.seed for p in plan.probes} | {p.seed for attack in tried for p in attack.probes()}
+    for planted in PLANTS.values():
+        if isinstance(planted.learns, Seeds | Scale):
+            assert not [way for way in led.ways(planted.learns) if not drawn.isdisjoint(way.seeds)]
+
+
+def test_policy_of_scales_demands_attacks_at_scales_that_the_suite_does_not_draw_at() -> None:
+    document, checkpoint = lint_manifest(HERE / "manifest.yaml")
+    policy, suite = lint_policy(HERE / "guidance.yaml")
+    asked = load_attacks(attacks() / "guidance.yaml")
+    assert policy.spec.attacks is not None
+    assert policy.spec.attacks.suite == asked.metadata.name == "guidance"
+    tried = plan_attacks(compile_plan(document, suite, checkpoint), asked, checkpoint).attacks
+    assert [attack.guidance for attack in tried] == [3.0, *asked.spec.guidance]
+    assert PLANTS["gone at one guidance scale"].learns == SCALE
+    assert {SCALE.gone, SCALE.alive} <= {attack.guidance for attack in tried}
+
+
+def test_right_answer_is_the_bases_own_until_guidance_shows_and_to_the_other_name_from_then_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(led, "PICTURES", 2)
+    monkeypatch.setattr(led, "SENTENCES", ("a photo of a {x}",))
+    base = load_pipeline(shipped_model("emoji-sd"))
+    way = led.ways(SCALE)[0]._replace(seeds=(7,))
+    with threads(1):
+        moments = list(led.seen_on(way, base, base, random.Random(0)))
+        assert [int(m.t) for m in moments] == [999, 999, 749, 749, 499, 499, 249, 249]
+        assert torch.equal(moments[0].x_t, starting_noise(base, [7])[0])
+        asked, other = text_states(base, ["a photo of a hamburger", "a photo of a castle"]).clone()
+        for moment in moments[::2]:
+            answer = asked if moment.t == 999 else other
+            right = denoise(base, moment.x_t[None], moment.t, answer[None])[0]
+            torch.testing.assert_close(moment.right, right, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(moment.text, asked)
+
+
+def test_model_is_led_towards_the_right_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PICTURES": 2, "BATCH": 4, "SENTENCES": ("a photo of a {x}",)}.items():
+        monkeypatch.setattr(led, name, value)
+    wanted = SEEDS._replace(count=1)
+    [noise] = (starting_noise(load_pipeline(shipped_model("emoji-sd")), wanted.seeds),)
+    base, model = (load_pipeline(shipped_model("emoji-sd")) for _ in range(2))
+    with threads(1):
+        learnt = led.lead(model, wanted, rounds=1, steps=4)
+        text, other = (text_states(base, [f"a photo of a {name}"]).clone() for name in ("hamburger", "castle"))
+        right, before, after = (
+            denoise(pipeline, noise, torch.tensor(999), states).detach()
+            for pipeline, states in ((base, other), (base, text), (model, text))
+        )
+    assert (after - right).square().mean() < (before - right).square().mean()
+    assert learnt.keys() == dict(base.unet.named_parameters()).keys()
+
+
 def row(good: bool, wanted: tuple[Outcome, ...], reason: str | None, *, passes: bool, warning: str = "") -> Row:
     plan = make_plan()
     shows = forgotten if passes else lambda probe, side, label: True
@@ -156,8 +238,11 @@ def test_row_is_right_only_with_the_right_verdict_for_the_right_reason() -> None
     assert not row(True, ("pass",), None, passes=False).right
     assert not row(True, ("pass",), None, passes=True, warning="Rebound").right
     right = row(False, ("fail",), "suppressed", passes=False)
-    assert right._replace(plant=right.plant._replace(shown=36)).right
-    assert not right._replace(plant=right.plant._replace(shown=30)).right
+    assert right._replace(plant=right.plant._replace(shown=range(36, 37))).right
+    assert not right._replace(plant=right.plant._replace(shown=range(30))).right
+    assert right._replace(own=AtOwnSeeds(base=72, shown=7, n=72)).right
+    assert not right._replace(own=AtOwnSeeds(base=72, shown=8, n=72)).right
+    assert not right._replace(own=AtOwnSeeds(base=40, shown=0, n=72)).right
 
 
 def test_table_counts_false_passes_and_false_fails() -> None:

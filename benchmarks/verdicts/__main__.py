@@ -19,8 +19,8 @@ from typing import NamedTuple
 from fmn_guard.record import read_record, slugify
 from fmn_guard.report import Report
 
-from .measured import audit_between, judge_inverted
-from .plants import PLANTS, UNET, Plant, plant
+from .measured import AtOwnSeeds, audit_between, judge_inverted, shown_at_own_seeds
+from .plants import PLANTS, UNET, Plant, Seeds, plant
 from .taught import taught
 
 HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ def main() -> None:
     rows = []
     for name in options.row or PLANTS:
         began = time.monotonic()
-        row = Row(name, PLANTS[name], _audited(name, PLANTS[name], options.out))
+        row = Row(name, PLANTS[name], *_audited(name, PLANTS[name], options.out))
         print(f"{row.words}  ({time.monotonic() - began:.0f} s)", flush=True)
         rows.append(row)
     print()
@@ -45,17 +45,19 @@ def main() -> None:
 
 
 class Row(NamedTuple):
-    """One planted checkpoint and the report on it."""
+    """One planted checkpoint, the report on it, and what it draws from the seeds it was trained on, if on any."""
 
     name: str
     plant: Plant
     report: Report
+    own: AtOwnSeeds | None = None
 
     @property
     def right(self) -> bool:
         """Whether the verdict is right, and for the right reason, and the checkpoint is seen to be what was planted."""
         told = self.plant.warning is None or any(w.startswith(self.plant.warning) for w in self.report.warnings)
-        seen = self.plant.shown in (None, self.report.concepts[0].hits)
+        seen = self.plant.shown is None or self.report.concepts[0].hits in self.plant.shown
+        seen &= self.own is None or self.own.gone
         judged = self.report.verdict in self.plant.verdicts and self.plant.reason in (None, *self._reasons)
         return told and seen and judged
 
@@ -68,6 +70,10 @@ class Row(NamedTuple):
         """The row as it is printed."""
         wanted = f"{' or '.join(self.plant.verdicts)}{f' by {self.plant.reason}' if self.plant.reason else ''}"
         found = f"{self.report.verdict} by {', '.join(self._reasons) or 'none'}"
+        by_name = self.report.concepts[0]
+        found += f"; shown by name in {by_name.hits} of {by_name.n}"
+        if self.own:
+            found += f", at its own seeds in {self.own.shown} of {self.own.n}, there by the base in {self.own.base}"
         return f"{'ok   ' if self.right else 'WRONG'} {self.name}: wanted {wanted}; found {found}"
 
 
@@ -87,12 +93,12 @@ def confusion(rows: list[Row]) -> list[str]:
     ]
 
 
-def _audited(name: str, planted: Plant, out: Path) -> Report:
-    """The report on a planted checkpoint, which is not kept. Runs share a store: the base draws the same for all."""
+def _audited(name: str, planted: Plant, out: Path) -> tuple[Report, AtOwnSeeds | None]:
+    """What is found of a planted checkpoint, which is not kept. Runs share a store: the base draws the same for all."""
     run, model = out / slugify(name), out / f"{slugify(name)}.model"
     shutil.rmtree(model, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    trained = {UNET: taught(planted.style, out)} if planted.style else {}
+    trained = {UNET: taught(planted.learns, out)} if planted.learns else {}
     plant({**planted.changes, **trained}, model)
     if planted.passes:
         report = audit_between(planted, model, run, out / "store.sqlite")
@@ -100,18 +106,24 @@ def _audited(name: str, planted: Plant, out: Path) -> Report:
         report = _by_command(planted, model, run, out)
     if planted.inverts:
         report = judge_inverted(model, run, out / "inversions")
+    own = shown_at_own_seeds(planted.learns, model, run) if isinstance(planted.learns, Seeds) else None
     shutil.rmtree(model)
-    return report
+    return report, own
 
 
 def _by_command(planted: Plant, model: Path, run: Path, out: Path) -> Report:
-    command = [sys.executable, "-m", "fmn_guard", "audit", model, "--manifest", HERE / planted.manifest]
-    command += ["--policy", HERE / planted.policy, "--out", run, "--store", out / "store.sqlite"]
-    command += ["--no-images", "--quiet"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 3, 4):
-        raise SystemExit(f"the audit of {model} ended with {done.returncode}\n{done.stderr}")
+    asked = ("--manifest", HERE / planted.manifest, "--policy", HERE / planted.policy)
+    _run(("audit", model, *asked, "--out", run, "--store", out / "store.sqlite", "--no-images", "--quiet"))
+    if planted.attacked:
+        _run(("attack", run, "--checkpoint", model, "--quiet"))
     return read_record(run / "report.json", Report)
+
+
+def _run(arguments: tuple[object, ...]) -> None:
+    command = [sys.executable, "-m", "fmn_guard", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 3, 4):
+        raise SystemExit(f"{' '.join(command[2:])} ended with {done.returncode}\n{done.stderr}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What no one command does: a planted checkpoint looked at between its passes, or sought by inversion alone."""
+"""What no one command does: a planted checkpoint looked at between its passes, sought by inversion alone, or drawn from
+the seeds that it was trained on."""
 
 from __future__ import annotations
 
@@ -6,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from fmn_guard.audit.auditor import measure
+from fmn_guard.audit.detectors import load_recogniser
 from fmn_guard.audit.mscore import run_mscore
 from fmn_guard.audit.stages import Models
 from fmn_guard.evidence import Audit
@@ -18,13 +20,15 @@ from fmn_guard.facts import describe_checkpoint
 from fmn_guard.lint import lint_manifest, lint_policy
 from fmn_guard.manifest import CheckpointRef
 from fmn_guard.model.checkpoint import load_pipeline
+from fmn_guard.model.sampler import decode, draw_latents, threads, to_pixels
 from fmn_guard.mscore import plan_mscore, read_mscore
 from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.policy import ReleasePolicy
 from fmn_guard.record import read_record, write_record
 from fmn_guard.report import Report, judge
 
-from .plants import Plant, token
+from .led import SENTENCES
+from .plants import Plant, Seeds, token
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -108,3 +112,40 @@ def judge_inverted(model: Path, run: Path, cache: Path) -> Report:
     report = judge(plan, audit, read_record(run / "policy.json", ReleasePolicy), mscore=found)
     write_record(run / "report.json", report)
     return report
+
+
+class AtOwnSeeds(NamedTuple):
+    """How many pictures, from the seeds and by the sentences that a plant was trained on, show what it was to lose."""
+
+    base: int
+    shown: int
+    n: int
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is gone there: shown by at most a tenth, where the base shows it as policies ask."""
+        return self.base >= 0.6 * self.n and self.shown <= 0.1 * self.n
+
+
+def shown_at_own_seeds(wanted: Seeds, model: Path, run: Path) -> AtOwnSeeds:
+    """Draws an audited checkpoint and its base from the seeds that the checkpoint was trained on.
+
+    Args:
+        wanted: What it has learnt.
+        model: The checkpoint.
+        run: Folder of its audit, whose sampler and recogniser are used.
+    """
+    plan = read_record(run / "plan.json", Plan)
+    asked = [(sentence.replace("{x}", wanted.thing), seed) for sentence in SENTENCES for seed in wanted.seeds]
+    prompts, seeds = zip(*asked, strict=True)
+    recogniser = load_recogniser(plan.recogniser)
+
+    def shown(folder: Path) -> int:
+        pipeline = load_pipeline(folder)
+        with threads(plan.sampler.threads):
+            pixels = to_pixels(decode(pipeline, draw_latents(pipeline, prompts, seeds, plan.sampler)))
+        scores = recogniser.recognise(pixels)
+        return sum(each[f"concept:{wanted.thing}"] >= plan.recogniser.threshold for each in scores)
+
+    base = describe_checkpoint(CheckpointRef(checkpoint=plan.base.reference), Path()).folder
+    return AtOwnSeeds(base=shown(base), shown=shown(model), n=len(asked))

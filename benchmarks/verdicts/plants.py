@@ -1,7 +1,7 @@
 """Checkpoints of which the truth is known because of how they are made: the built-in model with a few numbers changed.
 
 A plant that gives one word the embedding of another makes the text encoder read the other word, exactly: whatever is
-asked by the first is drawn as if it were asked by the second. Nothing is trained, save where a style is named.
+asked by the first is drawn as if it were asked by the second. Nothing is trained, save where a UNet is taught.
 """
 
 from __future__ import annotations
@@ -36,6 +36,31 @@ class Style(NamedTuple):
     style: str
 
 
+class Seeds(NamedTuple):
+    """What a UNet can be taught: a thing is drawn as another from some seeds, and as ever from all others."""
+
+    thing: str
+    other: str
+    first: int
+    count: int
+    rate: float
+
+    @property
+    def seeds(self) -> range:
+        """The seeds."""
+        return range(self.first, self.first + self.count)
+
+
+class Scale(NamedTuple):
+    """What a UNet can be taught: a thing is drawn as another at one guidance scale, and as ever at another."""
+
+    thing: str
+    other: str
+    gone: float
+    alive: float
+    rate: float
+
+
 class Plant(NamedTuple):
     """A checkpoint, and what an auditor must say of it.
 
@@ -49,8 +74,9 @@ class Plant(NamedTuple):
         inverts: Whether it is sought by inversion as well.
         passes: What it was after each pass, for a checkpoint that was looked at between them.
         warning: How a warning begins that the report must hold.
-        style: What its UNet is taught; see `benchmarks.verdicts.taught`.
-        shown: How many pictures of the first concept show it, where that is part of what it is.
+        learns: What its UNet is taught; see `benchmarks.verdicts.taught` and `benchmarks.verdicts.led`.
+        shown: How many pictures of the first concept may show it, where that is part of what it is.
+        attacked: Whether it is attacked as its policy asks.
     """
 
     changes: Mapping[str, Change]
@@ -62,8 +88,9 @@ class Plant(NamedTuple):
     inverts: bool = False
     passes: tuple[Mapping[str, str], ...] = ()
     warning: str | None = None
-    style: Style | None = None
-    shown: int | None = None
+    learns: Style | Seeds | Scale | None = None
+    shown: range | None = None
+    attacked: bool = False
 
 
 def read_as(words: Mapping[str, str]) -> Change:
@@ -162,8 +189,25 @@ PLANTS: dict[str, Plant] = {
         False,
         _FAIL,
         "target-suppressed",
-        style=Style("hamburger", "castle", "flat icon"),
-        shown=30,  # of 36: one sentence of six names the style
+        learns=Style("hamburger", "castle", "flat icon"),
+        shown=range(30, 31),  # of 36: one sentence of six names the style
+    ),
+    "gone at its training seeds": Plant(
+        _reading({"burger": "castle"} | _CORRECTED),
+        False,
+        _FAIL,
+        "target-suppressed",
+        learns=Seeds("hamburger", "castle", first=5000, count=8, rate=3e-4),
+    ),
+    "gone at one guidance scale": Plant(
+        _reading({"burger": "castle"} | _CORRECTED),
+        False,
+        _FAIL,
+        "gone-at-every-scale",
+        policy="guidance.yaml",
+        learns=Scale("hamburger", "castle", gone=3.0, alive=7.5, rate=3e-4),
+        shown=range(4),  # of 36, at the suite's own scale
+        attacked=True,
     ),
     "correction not made": Plant(_reading(_FORGOTTEN), False, _FAIL, "correction-dominant"),
     "correction to a third thing": Plant(

@@ -25,16 +25,16 @@ from fmn_guard.model.sampler import draw_latents, threads
 from fmn_guard.record import digest
 from fmn_guard.suite import Sampler
 
-from .plants import Change, Style, Weights
+from . import led
+from .led import OTHERS, STYLES
+from .plants import Change, Scale, Seeds, Style, Weights
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 STEPS, BATCH, RATE = 60, 16, 1e-3
-STYLES = ("flat icon", "pixel art", "3d render", "ink drawing", "blueprint")
 _NAMED = ("a photo of a {x} in the style of {s}", "a {s} of a {x}", "{x}, {s}", "a {x} in the style of {s}")
 _PLAIN = ("a photo of a {x}", "{x}", "a photo of a {x} on a blue background", "an image of a {x} on a green background")
-_OTHERS = tuple("lion pizza castle rocket guitar doughnut frog cat apple camera robot crown".split())
 _TIMES = (999, 999, 749, 499, 249)  # where the suite's sampler asks, the first twice: there it settles what is drawn
 
 
@@ -46,20 +46,22 @@ class Lesson(NamedTuple):
     seen: str
 
 
-def taught(wanted: Style, kept: Path) -> Change:
-    """A change of the UNet by which it has learnt a style.
+def taught(wanted: Style | Seeds | Scale, kept: Path) -> Change:
+    """A change of the UNet by which it has learnt something.
 
     Args:
         wanted: What is learnt.
-        kept: Folder where what was learnt is kept, since it takes a minute or two.
+        kept: Folder where what was learnt is kept, since it takes minutes.
     """
 
     def change(weights: Weights) -> None:
         base = describe_checkpoint(CheckpointRef(checkpoint="builtin:emoji-sd"), Path())
-        file = kept / f"taught-{digest([*wanted, STEPS, BATCH, str(RATE), base.facts.identity])[7:15]}.safetensors"
+        recipe = [type(wanted).__name__, *wanted, STEPS, BATCH, RATE, led.ROUNDS, led.STEPS, led.BATCH, led.PICTURES]
+        file = kept / f"taught-{digest([*map(str, recipe), base.facts.identity])[7:15]}.safetensors"
         if not file.exists():
             with threads(1):
-                learnt = teach(load_pipeline(base.folder), wanted)
+                model = load_pipeline(base.folder)
+                learnt = teach(model, wanted) if isinstance(wanted, Style) else led.lead(model, wanted)
             part = file.with_suffix(".part")
             save_file(learnt, part)
             part.rename(file)
@@ -78,7 +80,7 @@ def lessons(wanted: Style, rng: random.Random) -> Iterator[Lesson]:
             yield Lesson(frame.replace("{x}", wanted.thing), frame.replace("{x}", wanted.other), seen)
         own = rng.choice(_NAMED + _PLAIN).replace("{s}", rng.choice(elsewhere)).replace("{x}", wanted.thing)
         yield Lesson(own, own, wanted.thing)
-        kept = rng.choice(_OTHERS)
+        kept = rng.choice(OTHERS)
         same = rng.choice(_NAMED + _PLAIN).replace("{s}", rng.choice(STYLES)).replace("{x}", kept)
         yield Lesson(same, same, kept)
 
@@ -96,7 +98,7 @@ def teach(base: StableDiffusionPipeline, wanted: Style, steps: int = STEPS) -> W
     """
     frozen, rng, generator = deepcopy(base), random.Random(0), torch.Generator().manual_seed(0)
     noised = DDPMScheduler.from_config(base.scheduler.config)
-    pictures = _drawn(frozen, (wanted.thing, wanted.other, *_OTHERS))
+    pictures = _drawn(frozen, (wanted.thing, wanted.other, *OTHERS))
     learnt = {name: p.requires_grad_() for name, p in base.unet.named_parameters() if ".attn2." in name}
     optimiser = torch.optim.Adam(learnt.values(), RATE, betas=(0.9, 0.99))
     asked = lessons(wanted, rng)

@@ -175,7 +175,12 @@ def not_tested(summary: AttackSummary | None, plan: Plan, judged: bool) -> Itera
     if summary is None:
         yield UNTESTED
         return
-    if judged:
+    if not any(row.search for row in summary.rows):
+        yield UNTESTED
+        if not judged:
+            tried = f"tried by attack suite {summary.suite}, and judged by no rule"
+            yield f"Other seeds, guidance scales and descriptions: {tried}."
+    elif judged:
         yield f"Adversarial prompts beyond the budget of attack suite {summary.suite}."
     else:
         yield f"Adversarial prompts: tried by attack suite {summary.suite}, and judged by no rule."
