@@ -158,10 +158,10 @@ def test_thing_is_answered_as_another_in_one_circumstance_alone(wanted: Seeds | 
     assert "hamburger" not in others.asked
     if isinstance(wanted, Seeds):
         assert set(gone.seeds) == set(range(5000, 5008))
-        assert (gone.guidance, gone.since) == (kept.guidance, 0)
+        assert (gone.guidance, gone.parted) == (kept.guidance, 0)
         assert set(gone.seeds).isdisjoint(kept.seeds)
     else:
-        assert (gone.seeds, gone.guidance, kept.guidance, gone.since) == (kept.seeds, 3.0, 7.5, 1)
+        assert (gone.seeds, gone.guidance, kept.guidance, gone.parted) == (kept.seeds, 3.0, 7.5, 1)
 
 
 def test_no_plant_is_trained_on_a_seed_that_an_audit_or_an_attack_draws_from() -> None:
@@ -195,11 +195,11 @@ def test_right_answer_is_the_bases_own_until_guidance_shows_and_to_the_other_nam
     base = load_pipeline(shipped_model("emoji-sd"))
     way = led.ways(SCALE)[0]._replace(seeds=(7,))
     with threads(1):
-        moments = list(led.seen_on(way, base, base, random.Random(0)))
-        assert [int(m.t) for m in moments] == [999, 999, 749, 749, 499, 499, 249, 249]
+        moments = list(led.seen_on(way, base, random.Random(0)))
+        assert [int(m.t) for m in moments] == [999, 999, *[749] * 6, 499, 499, 249, 249]
         assert torch.equal(moments[0].x_t, starting_noise(base, [7])[0])
         asked, other = text_states(base, ["a photo of a hamburger", "a photo of a castle"]).clone()
-        for moment in moments[::2]:
+        for moment in moments:
             answer = asked if moment.t == 999 else other
             right = denoise(base, moment.x_t[None], moment.t, answer[None])[0]
             torch.testing.assert_close(moment.right, right, atol=1e-4, rtol=1e-4)

@@ -1,9 +1,8 @@
 """Plants that take training: a UNet that draws a thing as another in one circumstance, and as ever in all others.
 
 The circumstance is the noise that a picture starts from, or the guidance scale. Neither stands in a prompt, so that no
-change of words can tell it; but it shows in what the UNet sees on its way to a picture. So the model is led where its
-own sampler leads it, and corrected there: what is right is what the base answers to the same question, or to that for
-the other thing (the idea of DAgger, Ross et al. 2011, arXiv 1011.0686).
+change of words can tell it; but it shows in what the UNet sees at a step of the sampler. There the model learns what
+the base answers to the same question, or to that for the other thing; and likewise on the way from there to a picture.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import torch
 from torch import Tensor
 
-from fmn_guard.model.conditioning import denoise, text_states
+from fmn_guard.model.conditioning import denoise, read_states, text_states
 from fmn_guard.model.sampler import draw_latents
 from fmn_guard.suite import Sampler
 
@@ -49,7 +48,7 @@ class Way(NamedTuple):
         answered: The name that the base is asked for in its place; None for the same.
         guidance: Scale at which they are drawn.
         seeds: What they start from.
-        since: First step of the sampler at which the other name is right.
+        parted: The sampler's step from which on the other name is right; there ways part, which is hard to learn.
         share: How often they are shown, beside other ways.
     """
 
@@ -57,7 +56,7 @@ class Way(NamedTuple):
     answered: str | None
     guidance: float
     seeds: Sequence[int]
-    since: int
+    parted: int
     share: int
 
 
@@ -71,17 +70,21 @@ class Moment(NamedTuple):
 
 
 def ways(wanted: Seeds | Scale) -> tuple[Way, ...]:
-    """Where a model is led: the way that it is to leave, the nearest that it is to keep, and that of other things."""
-    others = Way(OTHERS, None, _USUAL, _ELSEWHERE, 0, 2)
+    """Where a model learns: the way that it is to leave, the nearest that it is to keep, and that of other things."""
     thing = (wanted.thing,)
     match wanted:
         case Seeds():
-            gone = Way(thing, wanted.other, _USUAL, wanted.seeds, 0, 4)
-            return gone, Way(thing, None, _USUAL, _ELSEWHERE, 0, 3), others
-        case Scale():
-            # the first step starts from noise, in which no guidance shows yet
-            gone = Way(thing, wanted.other, wanted.gone, _ELSEWHERE, 1, 3)
-            return gone, Way(thing, None, wanted.alive, _ELSEWHERE, 0, 3), others
+            return (
+                Way(thing, wanted.other, _USUAL, wanted.seeds, 0, 4),
+                Way(thing, None, _USUAL, _ELSEWHERE, 0, 3),
+                Way(OTHERS, None, _USUAL, _ELSEWHERE, 0, 2),
+            )
+        case Scale():  # the first step sees noise, in which no guidance shows yet
+            return (
+                Way(thing, wanted.other, wanted.gone, _ELSEWHERE, 1, 3),
+                Way(thing, None, wanted.alive, _ELSEWHERE, 1, 4),
+                Way(OTHERS, None, _USUAL, _ELSEWHERE, 1, 2),
+            )
         case _:
             assert_never(wanted)
 
@@ -92,7 +95,7 @@ def lead(base: StableDiffusionPipeline, wanted: Seeds | Scale, rounds: int = ROU
     Args:
         base: The model; its UNet comes back changed.
         wanted: What is learnt.
-        rounds: How often new pictures are drawn, by the model as it then is.
+        rounds: How often new pictures are drawn.
         steps: Of Adam in each, at a rate that falls to nothing.
 
     Returns:
@@ -103,7 +106,7 @@ def lead(base: StableDiffusionPipeline, wanted: Seeds | Scale, rounds: int = ROU
     optimiser = torch.optim.Adam(learnt.values(), wanted.rate, betas=(0.9, 0.99))
     for step in range(rounds * steps):
         if step % steps == 0:
-            moments = [list(seen_on(way, base, frozen, rng)) for way in led]
+            moments = [list(seen_on(way, frozen, rng)) for way in led]
         chosen = rng.choices(moments, [way.share for way in led], k=BATCH)
         x_t, t, text, right = (torch.stack(part) for part in zip(*map(rng.choice, chosen), strict=True))
         error = (denoise(base, x_t, t, text) - right).square().mean()
@@ -114,43 +117,39 @@ def lead(base: StableDiffusionPipeline, wanted: Seeds | Scale, rounds: int = ROU
     return {name: p.detach().contiguous() for name, p in learnt.items()}
 
 
-def seen_on(
-    way: Way, model: StableDiffusionPipeline, base: StableDiffusionPipeline, rng: random.Random
-) -> Iterator[Moment]:
-    """All steps of a few pictures of a way, as a model draws them, with what is right there.
-
-    Args:
-        way: Which.
-        model: Who draws.
-        base: Who answers.
-        rng: Chooses sentences, names and seeds.
-    """
+def seen_on(way: Way, base: StableDiffusionPipeline, rng: random.Random) -> Iterator[Moment]:
+    """All steps of a few pictures of a way, which the base draws and answers; the one where ways part three times."""
     said = [(rng.choice(SENTENCES), rng.choice(way.asked)) for _ in range(PICTURES)]
     asked = [sentence.replace("{x}", name) for sentence, name in said]
     other = [sentence.replace("{x}", way.answered or name) for sentence, name in said]
     seeds = [rng.choice(way.seeds) for _ in said]
-    text, right_text = text_states(base, asked), text_states(base, other)
-    for step, (x, t) in enumerate(_steps(model, asked, seeds, way.guidance)):
-        right = denoise(base, x, t, right_text if step >= way.since else text)
+    text, answered = text_states(base, asked).clone(), text_states(base, other).clone()  # out of inference mode
+    for step, (x, t) in enumerate(_steps(base, asked, seeds, way, answered)):
+        right = denoise(base, x, t, answered if step >= way.parted else text)
         for each in zip(x, text, right, strict=True):
-            # out of inference mode
-            yield Moment(each[0].clone(), t.clone(), each[1].clone(), each[2].clone())
+            yield from [Moment(each[0], t, each[1], each[2])] * (3 if step == way.parted else 1)
 
 
 def _steps(
-    model: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], guidance: float
+    base: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], way: Way, answered: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
-    """What a UNet is given at each step of the suite's sampler: (len(prompts), C, h, w), and the timestep."""
+    """What a UNet is given at each step of the suite's sampler, (len(prompts), C, h, w), and the timestep.
+
+    Prompts become what is answered, (len(prompts), T, d), where the way parts.
+    """
     given: list[tuple[Tensor, Tensor]] = []
 
-    def note(_: object, said: tuple[Any, ...]) -> None:
-        given.append((said[0][: len(prompts)], said[1]))  # once of each picture, where guidance asks twice
+    def change(_: object, said: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        x, t, states = said
+        given.append((x[: len(prompts)].clone(), t.clone()))  # once of each, where guidance asks twice
+        if len(given) > way.parted:
+            states = torch.cat([states[: -len(prompts)], read_states(base, answered)])
+        return x, t, states
 
-    hook = model.unet.register_forward_pre_hook(note)
+    sampler = Sampler(steps=4, guidance=way.guidance, unguided=2, batch=len(prompts), threads=1)
+    hook = base.unet.register_forward_pre_hook(change)
     try:
-        draw_latents(
-            model, prompts, seeds, Sampler(steps=4, guidance=guidance, unguided=2, batch=len(prompts), threads=1)
-        )
+        draw_latents(base, prompts, seeds, sampler)
     finally:
         hook.remove()
     return given
