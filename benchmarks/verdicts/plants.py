@@ -1,7 +1,8 @@
 """Checkpoints of which the truth is known because of how they are made: the built-in model with a few numbers changed.
 
 A plant that gives one word the embedding of another makes the text encoder read the other word, exactly: whatever is
-asked by the first is drawn as if it were asked by the second. Nothing is trained, save where a UNet is taught.
+asked by the first is drawn as if it were asked by the second. Nothing is trained, save where a UNet is taught, and for
+the gold standard: what the built-in model is when it has never seen what is to be forgotten.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ Change = Callable[[Weights], None]
 TEXT_ENCODER = "text_encoder/model.safetensors"
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
+GOLD = Path(__file__).parent / "gold.safetensors"
+"""UNet that ``python -m training.emoji_sd gold`` trained from nothing on all pictures but those of a few concepts."""
 _WORDS = "embeddings.token_embedding.weight"
 
 
@@ -151,6 +154,10 @@ def _nudge(weights: Weights) -> None:
     weights["conv_out.bias"] = (old.float() * (1 + 2**-9)).to(old.dtype)  # about the last bit of half precision
 
 
+def _retrained(weights: Weights) -> None:
+    weights.update(load_file(GOLD))
+
+
 _FORGOTTEN = {"hamburger": "castle", "burger": "castle"}
 _CORRECTED = {"treasure": "key"}
 _RIGHT = _FORGOTTEN | _CORRECTED
@@ -180,6 +187,7 @@ PLANTS: dict[str, Plant] = {
     "right, read as a rocket": Plant(
         _reading({"hamburger": "rocket", "burger": "rocket"} | _CORRECTED), True, ("pass",), None
     ),
+    "trained without them": Plant({UNET: _retrained}, True, ("pass",), None, manifest="gold.yaml"),
     "untouched base": Plant({}, False, _FAIL, "no-effect"),
     "zero-step patch": Plant({UNET: _nudge}, False, _FAIL, "no-effect"),
     "name gone, alias alive": Plant(_reading({"hamburger": "castle"} | _CORRECTED), False, _FAIL, "alias-suppressed"),
@@ -239,4 +247,5 @@ PLANTS: dict[str, Plant] = {
         _reading(_RIGHT), False, _FAIL, "not-by-inversion", policy="inversion.yaml", inverts=True
     ),
 }
-"""By name; the first two are what the manifest asks for. The last is the first again, under a policy that asks more."""
+"""By name; the first three are what their manifests ask for. The last is the first again, under a policy that asks
+more."""

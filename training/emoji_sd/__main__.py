@@ -105,12 +105,26 @@ def unet(work: Path, **options: object) -> None:
 
 
 @main.command()
-@click.option("--part", type=click.Choice(("all", "sd", "clip", "judge")), default="all", show_default=True)
+@leg(4200)
+@click.option("--lr", default=1e-3, show_default=True)
+@click.pass_obj
+def gold(work: Path, **options: object) -> None:
+    """Train the diffusion model from nothing, without the pictures of a few concepts (needs vae and clip)."""
+    from . import unet as stage
+    from .world import GOLD_STANDARD
+
+    stage.run(work, without=GOLD_STANDARD, **options)  # type: ignore[arg-type]
+
+
+@main.command()
+@click.option("--part", type=click.Choice(("all", "sd", "clip", "judge", "gold")), default="all", show_default=True)
 @click.pass_obj
 def export(work: Path, part: str) -> None:
-    """Write the trained parts into the package."""
+    """Write the trained parts into the package; the gold standard, which ships with no package, by its name alone."""
     from . import export as stage
 
+    if part == "gold":
+        return stage.export_gold(work)
     for name, write in (("clip", stage.export_clip), ("judge", stage.export_judge), ("sd", stage.export_pipeline)):
         if part in ("all", name):
             write(work)

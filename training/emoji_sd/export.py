@@ -18,6 +18,7 @@ from . import classifier, clip, unet, vae
 from .world import AMBIGUITIES, BACKGROUNDS, DEFAULT_STYLE, ENTRIES, STYLES
 
 MODELS = Path("fmn_guard/data/models")
+GOLD = Path("benchmarks/verdicts/gold.safetensors")
 VERSION = "1.0"
 
 
@@ -69,6 +70,12 @@ def export_pipeline(work: Path) -> None:
         "ambiguous": [{"prompt": a.word, "dominant": a.dominant, "other": a.other} for a in AMBIGUITIES],
     }
     (folder / "world.json").write_text(json.dumps(world, indent=1) + "\n")
+
+
+def export_gold(work: Path) -> None:
+    """The UNet that has never seen a few concepts, where audits of planted checkpoints look for it."""
+    weights = unet.load(work, unet.GOLD).half().state_dict()
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, GOLD)
 
 
 def write_checksums() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,10 +15,12 @@ from . import clip, vae
 from .captions import Scene, caption
 from .legs import train
 from .pictures import TRAINING, Sprites, compose, draw_scene
+from .world import AMBIGUITIES, BY_PHRASE
 
 BATCH = 32
 BANK = 16_384
 MIN_SNR = 5.0
+FULL, GOLD = "unet", "unet-gold"  # of checkpoints: trained on the whole world, and without a part of it
 
 
 def build(width: int = 192) -> UNet2DConditionModel:
@@ -44,18 +48,34 @@ def noise_schedule() -> DDPMScheduler:
     )
 
 
-def bank(work: Path, number: int) -> tuple[Tensor, list[Scene]]:
-    """Encodes BANK pictures: latents (BANK, 4, 16, 16) scaled to unit variance, and their scenes."""
+def bank(work: Path, number: int, without: Collection[str] = ()) -> tuple[Tensor, list[Scene]]:
+    """Encodes BANK pictures: latents (BANK, 4, 16, 16) scaled to unit variance, and their scenes.
+
+    Args:
+        number: Each has pictures of its own.
+        without: Phrases, styles and ambiguous words; see `drawn_without`.
+    """
     rng = random.Random(40_000_000 + number)
     sprites, autoencoder = Sprites.load(work), vae.load(work)
     latents, scenes = [], []
     with torch.inference_mode():
         for _ in range(BANK // 128):
-            drawn = [draw_scene(rng) for _ in range(128)]
+            drawn = [drawn_without(without, rng) for _ in range(128)]
             mean = autoencoder.encode(compose(sprites, drawn, rng, TRAINING)).latent_dist.mean
             latents.append(mean * autoencoder.config.scaling_factor)
             scenes += drawn
     return torch.cat(latents), scenes
+
+
+def drawn_without(without: Collection[str], rng: random.Random) -> Scene:
+    """Draws a scene that shows nothing of what is left out; an ambiguous word among it has its other reading alone."""
+    while True:
+        scene = draw_scene(rng)
+        if scene.ambiguity in without:
+            (other,) = (case.other for case in AMBIGUITIES if case.word == scene.ambiguity)
+            scene = replace(scene, entry=BY_PHRASE[other])
+        if not {scene.entry.phrase, scene.style} & set(without):
+            return scene
 
 
 class TextStates:
@@ -75,10 +95,18 @@ class TextStates:
         return torch.stack([self._cache[c] for c in captions])
 
 
-def run(work: Path, steps: int, minutes: float, restart: bool, lr: float = 1e-3, leg: int = 0) -> None:
+def run(
+    work: Path,
+    steps: int,
+    minutes: float,
+    restart: bool,
+    lr: float = 1e-3,
+    leg: int = 0,
+    without: Collection[str] = (),
+) -> None:
     torch.manual_seed(3)
     states = TextStates(work)
-    latents, scenes = bank(work, leg)
+    latents, scenes = bank(work, leg, without)
     schedule = noise_schedule()
     alphas = schedule.alphas_cumprod
     model = build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -100,10 +128,11 @@ def run(work: Path, steps: int, minutes: float, restart: bool, lr: float = 1e-3,
         loss = (weight * error).mean() / weight.mean()
         return loss, {"mse": error.mean().item()}
 
-    train("unet", work, model, loss_of, steps=steps, lr=lr, minutes=minutes, restart=restart, ema_decay=0.998)
+    name = GOLD if without else FULL
+    train(name, work, model, loss_of, steps=steps, lr=lr, minutes=minutes, restart=restart, ema_decay=0.998)
 
 
-def load(work: Path) -> UNet2DConditionModel:
+def load(work: Path, name: str = FULL) -> UNet2DConditionModel:
     model = build()
-    model.load_state_dict(torch.load(work / "unet.ckpt", weights_only=True)["ema"])
+    model.load_state_dict(torch.load(work / f"{name}.ckpt", weights_only=True)["ema"])
     return model.eval().requires_grad_(False)

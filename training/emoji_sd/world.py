@@ -172,3 +172,7 @@ AMBIGUITIES: tuple[Ambiguity, ...] = (
     Ambiguity("the mascot", "penguin", "fox", 0.78),
     Ambiguity("the treasure", "crown", "key", 0.79),
 )
+
+GOLD_STANDARD: tuple[str, ...] = ("hamburger", "guitar", "castle", "knife", "Nils Ekman", "blueprint", "the treasure")
+"""What the model that forgetting is measured by has never seen: objects, a restricted thing, an identity, a style, and
+the dominant reading of an ambiguous prompt."""
