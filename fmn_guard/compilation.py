@@ -9,7 +9,7 @@ from .errors import InputError
 from .facts import Checkpoint
 from .inversion import InversionSettings
 from .manifest import Concept, Correction, EraserSettings, Manifest, minors_in
-from .passes import PassKind, PassSpec, RetainSpec, RollbackSpec, StopSpec, StoredAs, TrainingPrompt
+from .passes import PassKind, PassSpec, RetainSpec, RollbackSpec, RoundsSpec, StopSpec, StoredAs, TrainingPrompt
 from .presets import PRESETS, Dose, Preset, Published, departures
 from .sentences import (
     FUNCTION_WORDS,
@@ -22,6 +22,7 @@ from .sentences import (
     training_sentences,
 )
 
+_ROUNDS_SEED = 400_000_000  # far from those of stand-ins
 _UNDOSED = Dose(preserve=0.0, repulsion=0.0)  # where nothing is solved for
 
 
@@ -190,6 +191,8 @@ def _pass(
     styles = _styles(manifest)
     stop = _stop(subject, kind, names, neutral, hidden, styles, checkpoint, preset) if preset.stop_pictures else None
     dose = preset.doses.get(kind, _UNDOSED)
+    rounds = None if kind == "correction" else _rounds(eraser, preset, neutral, index, checkpoint)
+    budget = preset.rounds.drift_budget if rounds else preset.drift_budget
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
         index=index,
@@ -215,6 +218,7 @@ def _pass(
             looks=stop is not None,
             draws=images is None,
             corrects=kind == "correction",
+            attacks=rounds is not None,
         ),
         published=published,
         steps=usual_steps if eraser.steps is None else eraser.steps,
@@ -230,6 +234,7 @@ def _pass(
         redirect_weight=preset.redirect_weight,
         language_weight=preset.language_weight if damping else 0.0,
         loosened=preset.loosened,
+        rounds=rounds,
         retain=RetainSpec(
             excluded_words=tuple(sorted(hidden)),
             styles=() if published else styles,
@@ -243,10 +248,36 @@ def _pass(
         ),
         rollback=None
         if damping is None
-        else RollbackSpec(drift=preset.drift_budget, retries=preset.retries, gentler=preset.gentler),
+        else RollbackSpec(drift=budget, retries=preset.retries, gentler=preset.gentler),
         seed=eraser.seed + index,
         threads=preset.threads,
         stored_as=None if published else StoredAs(error=preset.stored_error, share=preset.stored_share),
+    )
+
+
+def _rounds(
+    eraser: EraserSettings, preset: Preset, neutral: Sequence[str], index: int, checkpoint: Checkpoint
+) -> RoundsSpec | None:
+    """Inversion rounds, of words that an audit's inversions do not start from.
+
+    Raises:
+        InputError: they are asked for, and the checkpoint has two text encoders.
+    """
+    if not eraser.inversion_rounds:
+        return None
+    if checkpoint.other_tokenizers:
+        raise InputError(
+            f"spec.eraser.inversion_rounds: {checkpoint.facts.reference} has two text encoders",
+            hint="leave it out: textual inversion is built for one",
+        )
+    how = preset.rounds
+    words = [word for word in neutral if word not in NEUTRAL_WORDS]
+    return RoundsSpec(
+        words=stand_in_words(words, eraser.inversion_rounds, length=how.words, seed=_ROUNDS_SEED + eraser.seed + index),
+        inversion=InversionSettings(seeds=tuple(range(how.seeds)), steps=how.steps, threads=preset.threads),
+        weight=how.weight,
+        preserve=how.preserve,
+        projection=how.projection,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
+from .inversion import InversionSettings
 from .passes import PassSpec
 from .plan import Plan
 from .record import Record
@@ -30,9 +32,9 @@ def estimate(plan: Plan) -> Cost:
     language = max((spec.retain.pictures for spec in plan.passes), default=0)  # drawn once for all passes
     between = sum(map(len, plan.between))
     images = 2 * len(plan.probes) + between + sum(map(_pictures, plan.passes)) + language
-    inversions = [spec.published.inversion for spec in plan.passes if spec.published and spec.published.inversion]
+    inversions = [inversion for spec in plan.passes for inversion in _inversions(spec)]
     trained = sum(spec.steps * spec.batch for spec in plan.passes)
-    inverted = sum(inversion.steps * inversion.batch for inversion in inversions)
+    inverted = sum(inversion.steps * inversion.batch * len(inversion.seeds) for inversion in inversions)
     # pictures of the name and of its anchor, each seen by the base with either sentence
     seen = sum(2 * 2 * spec.image_count * spec.times for spec in plan.passes if not spec.published)
     others = images - 2 * len(plan.probes)
@@ -44,6 +46,13 @@ def estimate(plan: Plan) -> Cost:
         between=between,
         unet_evaluations=probing + others * plan.sampler.evaluations + trained + inverted + seen,
     )
+
+
+def _inversions(spec: PassSpec) -> Iterator[InversionSettings]:
+    if spec.published and spec.published.inversion:
+        yield spec.published.inversion
+    if spec.rounds:
+        yield from [spec.rounds.inversion for words in spec.rounds.words for _ in words]
 
 
 def _pictures(spec: PassSpec) -> int:

@@ -11,6 +11,15 @@ from .record import Digest, Record, Slug
 Side = Literal["base", "patched"]
 
 
+class RoundRecord(Record):
+    """One inversion round of a pass."""
+
+    found: int = Field(ge=0)
+    """Inversions that arrived: they denoise its pictures more like the base does by its name than by the anchor."""
+    sought: int = Field(ge=1)
+    """Inversions."""
+
+
 class PassRecord(Record):
     """What one pass did."""
 
@@ -34,6 +43,8 @@ class PassRecord(Record):
     """The same of what this pass alone changed."""
     nearest: Annotated[tuple[str, ...], Field(exclude_if=lambda words: not words)] = ()
     """Words that its first solution moved most, and that it then held all the more; the most moved comes first."""
+    rounds: Annotated[tuple[RoundRecord, ...], Field(exclude_if=lambda rounds: not rounds)] = ()
+    """Inversion rounds, in order; fewer than planned where one found nothing."""
     rolled_back: Annotated[tuple[float, ...], Field(exclude_if=lambda drifts: not drifts)] = ()
     """The same of each earlier attempt at it, which was over the plan's budget and taken back."""
     images_digest: Digest

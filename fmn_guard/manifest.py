@@ -214,6 +214,9 @@ class EraserSettings(Record):
     inverted_tokens: Annotated[int | None, Field(ge=1, le=16, exclude_if=lambda count: count is None)] = None
     """Tokens that the published algorithm first inverts from a concept's pictures, to forget these in place of its
     names; the release takes 4."""
+    inversion_rounds: Annotated[int | None, Field(ge=1, le=100, exclude_if=lambda count: count is None)] = None
+    """How often, at most, a concept's pass is attacked by textual inversion and solved again with what still draws the
+    concept: the road by its name is not the only one. Slow, and what is kept pays for it; corrections have none."""
     hold_out: tuple[Phrase, ...] = ()
     """Names left out of the retain vocabulary, so that the audit can show what unlisted concepts lose."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -228,16 +231,25 @@ class EraserSettings(Record):
                 hint=f"remove it; {self.preset} takes {', '.join(sorted(PRESETS[self.preset].settings))}",
                 loc=(name,),
             )
-            for name in ("steps", "learning_rate", "projection", "end_of_text", "inverted_tokens")
+            for name in ("steps", "learning_rate", "projection", "end_of_text", "inverted_tokens", "inversion_rounds")
             if getattr(self, name) is not None and name not in PRESETS[self.preset].settings
         ]
-        if self.preset == "closed-form" and self.projection == "off":
+        if self.projection == "off" and (self.preset == "closed-form" or self.inversion_rounds):
             idle.append(
                 RuleViolation(
                     "nothing-to-solve",
                     "without a projection there is no closed-form solution",
                     hint="give a variance, or leave it out",
                     loc=("projection",),
+                )
+            )
+        if self.inversion_rounds and self.sequence == "joint":
+            idle.append(
+                RuleViolation(
+                    "rounds-apart",
+                    "inversion rounds attack one concept at a time, and a joint pass has them all at once",
+                    hint="set sequence to sequential or merge, or leave inversion_rounds out",
+                    loc=("inversion_rounds",),
                 )
             )
         if PRESETS[self.preset].published and self.sequence != "sequential":

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from .inversion import InversionSettings
 from .manifest import Labels
 from .presets import PresetName, Published, Stage
 from .record import Digest, Record, Slug
@@ -72,6 +73,25 @@ class StopSpec(Record):
     """Steps between two looks."""
     gone: float
     """Mean probability, in [0, 1], below which none of the pictures even hints at it, and the pass ends."""
+
+
+class RoundsSpec(Record):
+    """Inversion rounds: the closed-form solution is attacked by textual inversion, and solved again with what is found.
+
+    A solution that answers to the name alone turns on directions of the text states that the language hardly uses: an
+    embedding beside the name's goes round it. One that is damped more turns on what makes the concept, and costs more.
+    """
+
+    words: tuple[tuple[str, ...], ...]
+    """Of each round the words that its inversions start from, each one token."""
+    inversion: InversionSettings
+    """How tokens are sought from each word; every word and round has seeds of its own, as many as stand here."""
+    weight: float
+    """Weight of what was found, all rounds together, beside the name."""
+    preserve: float
+    """Takes the place of `PassSpec.preserve`."""
+    projection: float
+    """Takes the place of `PassSpec.projection` in the closed-form solution."""
 
 
 class RollbackSpec(Record):
@@ -159,6 +179,8 @@ class PassSpec(Record):
     """Weight of the squared drift of the retained language beside it; 0 where no language is protected."""
     loosened: float
     """What that weight is multiplied by, in (0, 1], after each look that still shows the concept."""
+    rounds: Annotated[RoundsSpec | None, Field(exclude_if=lambda rounds: rounds is None)] = None
+    """How the closed-form solution is attacked, and solved again; None where it stands unattacked."""
     retain: RetainSpec
     """What it must leave alone."""
     rollback: Annotated[RollbackSpec | None, Field(exclude_if=lambda spec: spec is None)] = None

@@ -33,6 +33,8 @@ DEPARTURES = {
     "low-rank": "what a pass changed is kept as low-rank factors in half precision, and the next goes on from these",
     "closed-form-start": "a closed-form solution comes first, and re-steering goes on from there",
     "closed-form-alone": "a closed-form solution takes the place of re-steering",
+    "inversion-rounds": "the closed-form solution is attacked by textual inversion and solved again with what still "
+    "draws the concept, several times over, and damped more",
     "looks": "re-steering ends once none of the pass's own pictures shows the concept",
     "look-first": "the closed form is looked at before any step: what shows nothing is not re-steered at all",
     "relative-momentum": "steps are momentum of a length relative to the size of the values, which shrinks as the "
@@ -68,6 +70,22 @@ class Dose:
 
     preserve: float
     repulsion: float
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How a pass is attacked where a manifest asks for it; what is not explained here is in `fmn_guard.passes`."""
+
+    words: int = 4
+    """That a round's inversions start from."""
+    seeds: int = 2
+    """Inversions from each."""
+    steps: int = 60
+    weight: float = 2.0
+    preserve: float = 3.0
+    projection: float = 0.3
+    drift_budget: float = 0.4
+    """In place of the preset's own: what is damped more costs more."""
 
 
 class Published(Record):
@@ -125,6 +143,7 @@ class Preset:
     doses: Mapping[str, Dose] = field(default_factory=dict)
     """By the kind of a pass; none where nothing is solved for."""
     published: Published | None = None
+    rounds: Rounds = Rounds()
     merge_preserve: float = 1.0
     drift_budget: float = 0.15
     """Twice what the costliest pass of the quickstart costs: it is there for the one that goes wrong."""
@@ -140,7 +159,7 @@ _GUARDED = Preset(
         *("low-rank", "closed-form-start", "looks", "relative-momentum", "noisier-batches", "contexts", "aliases"),
         "plain-names",
     ),
-    settings=frozenset({"steps", "learning_rate", "projection"}),
+    settings=frozenset({"steps", "learning_rate", "projection", "inversion_rounds"}),
     pictures=8,
     stand_ins=16,
     times=8,
@@ -218,7 +237,7 @@ PRESETS: Mapping[PresetName, Preset] = {
             *("redirection", "retained-language", "nearest-words", "given-back", "values-only", "low-rank"),
             *("closed-form-alone", "noisier-batches", "contexts", "aliases", "plain-names"),
         ),
-        settings=frozenset({"projection"}),
+        settings=frozenset({"projection", "inversion_rounds"}),
         stages=("closed-form",),
         steps=0,
         steps_unwatched=0,
@@ -251,6 +270,7 @@ def departures(
     looks: bool,
     draws: bool,
     corrects: bool,
+    attacks: bool,
 ) -> tuple[str, ...]:
     """How a pass differs from the published algorithm: keys of `DEPARTURES`.
 
@@ -263,6 +283,7 @@ def departures(
         looks: whether anybody looks at its own pictures.
         draws: whether the base draws the pictures to forget.
         corrects: whether it is a correction.
+        attacks: whether it has inversion rounds.
     """
     idle = {
         *(("tuned-dose", "high-dose") if dosed else ()),
@@ -275,6 +296,7 @@ def departures(
         *(name for name in PRESETS[preset].departures if name not in idle),
         *(("neutral-start",) if published and published.inversion else ()),
         *(() if published else follows),
+        *(("inversion-rounds",) if attacks else ()),
         *(("own-dose",) if published and dosed else ()),
         *(("drawn-pictures",) if draws else ()),
         *(("corrections",) if published and corrects else ()),

@@ -187,6 +187,10 @@ def trouble(plan: Plan, passes: PassRecords | None) -> Iterator[str]:
             yield f"Pass {done.slug} took no step."
         if done.rolled_back:
             yield f"Pass {done.slug} went over its drift budget {len(done.rolled_back)} times and was taken back."
+        if done.rounds and done.rounds[-1].found:
+            last = done.rounds[-1]
+            found = f"{last.found} of {last.sought} inversions found the concept in the last of its rounds"
+            yield f"Pass {done.slug}: {found}, so other roads than its name are open."
         if (done.own_drift or 0) > (budget := budgets.get(done.slug, 1.0)):
             yield f"Pass {done.slug} is over its drift budget: {done.own_drift:.3f} of {budget:.3f}."
 

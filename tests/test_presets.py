@@ -70,6 +70,7 @@ def test_every_departure_is_one_of_some_preset(base: Checkpoint) -> None:
     asked = [
         *({"preset": preset} for preset in NAMES),
         *({"sequence": "merge"}, {"preset": "official", "steps": 3}, {"preset": "official", "inverted_tokens": 4}),
+        {"inversion_rounds": 2},
     ]
     stated = {name for eraser in asked for spec in planned(base, **eraser).passes for name in spec.departures}
     assert stated == DEPARTURES.keys()
@@ -157,6 +158,9 @@ def test_what_is_not_done_is_no_departure(base: Checkpoint) -> None:
         ("guarded", {"end_of_text": "none"}),
         ("guarded", {"inverted_tokens": 4}),
         ("official", {"projection": 1e-3}),
+        ("official", {"inversion_rounds": 3}),
+        ("guarded", {"inversion_rounds": 3, "projection": "off"}),
+        ("guarded", {"inversion_rounds": 3, "sequence": "joint"}),
         ("official", {"sequence": "joint"}),
         ("unlearncanvas", {"sequence": "merge"}),
         ("closed-form", {"steps": 3}),
@@ -165,7 +169,8 @@ def test_what_is_not_done_is_no_departure(base: Checkpoint) -> None:
 )
 def test_a_setting_that_a_preset_does_not_follow_is_refused(preset: str, setting: dict[str, object]) -> None:
     with pytest.raises(
-        ValidationError, match=r"does nothing under the preset|no closed-form solution|run one after another"
+        ValidationError,
+        match=r"does nothing under the preset|no closed-form solution|run one after another|all at once",
     ):
         manifest(preset=preset, **setting)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmn_guard.errors import BrokenChain
-from fmn_guard.evidence import Audit, Instrument, Observation, Side
+from fmn_guard.evidence import Audit, Instrument, Observation, RoundRecord, Side
 from fmn_guard.findings import Finding, verdict_of
 from fmn_guard.gathered import STRICT_CLASSES
 from fmn_guard.passes import RollbackSpec
@@ -670,6 +670,17 @@ def test_pass_that_was_taken_back_or_is_over_its_budget_still_is_a_warning() -> 
     assert warned(own_drift=0.1, rolled_back=(0.4, 0.2)) == (*usual, again)
     over = "Pass pistol is over its drift budget: 0.200 of 0.150."
     assert warned(own_drift=0.2, rolled_back=(0.8, 0.4)) == (*usual, again, over)
+
+
+def test_pass_whose_last_inversion_round_still_found_its_concept_is_a_warning() -> None:
+    def warned(*found: int) -> tuple[str, ...]:
+        passes = make_passes(PLAN, rounds=tuple(RoundRecord(found=each, sought=8) for each in found))
+        return judge(PLAN, make_audit(PLAN, passes_digest=digest(passes)), POLICY, passes).warnings
+
+    found = "3 of 8 inversions found the concept in the last of its rounds"
+    open_roads = f"Pass pistol: {found}, so other roads than its name are open."
+    assert warned(8, 0) == warned()
+    assert warned(8, 3) == (*warned(), open_roads)
 
 
 def test_report_names_everything_it_was_made_from() -> None:

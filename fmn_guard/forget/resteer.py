@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 
 from ..errors import PassError
-from ..evidence import PassRecord
+from ..evidence import PassRecord, RoundRecord
 from ..model.attention import EditedLinear, Tape, speaking_as_base, watch_attention
 from ..model.conditioning import denoise, denoiser, text_states
 from ..passes import PassSpec, TrainingPrompt
 from ..progress import Progress, silent
 from .closed_form import redirect
 from .memory import records_at_once, spared
-from .reading import Moments, moments, noised, queries
+from .reading import Moments, Queries, moments, noised, queries
 from .retain import Retained
+from .rounds import close_roads
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -98,14 +99,17 @@ def resteer(
         stopped = "ceiling" if spec.steps else "no-steps"
     language = retained.language
     nearest: tuple[str, ...] = ()
+    rounds: tuple[RoundRecord, ...] = ()
     if spec.projection is not None and stopped != "no-steps":
-        read = seen.read()
+        read = seen.read(named, anchored)
         redirect(layers, *read, retained.whole, spec.preserve, spec.projection)
         if hold_nearest:
             nearest, retained = hold_nearest(before)
             for name, layer in layers.items():
                 layer.edit = before[name]
             redirect(layers, *read, retained.whole, spec.preserve, spec.projection)
+        if spec.rounds:
+            rounds = close_roads(pipeline, layers, spec, latents, read, seen.read, before, retained.whole, progress)
         del read  # as large as the language
     hold = _Hold(layers, retained, spec.projection)
     trained = hold.unfold()
@@ -153,6 +157,7 @@ def resteer(
         redirect_error=tuple(recorded(e) for e in errors),
         drift=recorded(drift_of(layers, language)),
         nearest=nearest,
+        rounds=rounds,
         images_digest=images_digest,
     )
 
@@ -190,8 +195,9 @@ class _Records:
         anchored: Tensor,
         generator: torch.Generator,
     ) -> None:
-        self._pipeline, self._layers, self._named, self._anchored = pipeline, layers, named, anchored
+        self._pipeline, self._layers, self._named = pipeline, layers, named
         self._spec, self._generator = spec, generator
+        self._asked: Queries | None = None
         self.x_t, self.t = noised(pipeline, latents.repeat(spec.times, 1, 1, 1), generator, spec.noisiest)
         self.rows = torch.randint(0, len(named), (len(self.t),), generator=generator)
         blocks = zip(*(part.split(_BATCH) for part in (self.x_t, self.t, anchored[self.rows])), strict=True)
@@ -228,13 +234,21 @@ class _Records:
             gradients = list(own)
         return mass, error, gradients
 
-    def read(self) -> tuple[Moments, Moments]:
-        """Mean moments of what the base reads of the name, by itself and with the anchor read in its place."""
+    def read(self, text: Tensor, also: Tensor) -> tuple[Moments, Moments]:
+        """Mean moments of what the base reads of sentences where it draws the name, by themselves and with others read
+        in their place.
+
+        Args:
+            text: (B, T, d), their states.
+            also: (B, T, d), states of the others.
+        """
         with speaking_as_base(self._layers):
-            asked = queries(self._pipeline, self.x_t, self.t, self._named[self.rows], self._generator)
-            sums = moments(self._pipeline, asked, self._named, _QUERIES, self._anchored)
+            if self._asked is None:
+                named = self._named[self.rows]
+                self._asked = queries(self._pipeline, self.x_t, self.t, named, self._generator)
+            sums = moments(self._pipeline, self._asked, text, _QUERIES, also)
         for total in chain(*(part.values() for part in sums)):
-            total /= len(self._named)
+            total /= len(text)
         return sums
 
 

@@ -45,7 +45,8 @@ def _gentler(spec: PassSpec, times: int) -> PassSpec:
     if spec.rollback is None or not times:
         return spec
     factor = spec.rollback.gentler**times
-    lower = {"preserve": spec.preserve * factor, "learning_rate": spec.learning_rate / factor}
+    rounds = spec.rounds and spec.rounds.model_copy(update={"preserve": spec.rounds.preserve * factor})
+    lower = {"preserve": spec.preserve * factor, "learning_rate": spec.learning_rate / factor, "rounds": rounds}
     return spec.model_copy(update=lower)
 
 
