@@ -16,6 +16,7 @@ from .sentences import (
     NEUTRAL_WORDS,
     Sentence,
     content_words,
+    fill,
     published_sentence,
     stand_in_words,
     stop_sentences,
@@ -61,15 +62,18 @@ def passes_of(manifest: Manifest, checkpoint: Checkpoint) -> Iterator[PassSpec]:
         prompts = [
             TrainingPrompt(
                 text=s.text,
-                anchor=s.frame,
+                anchor=fill(s.frame, concept.redirect_to) if concept.redirect_to else s.frame,
                 positions=checkpoint.token_positions(s.text, name, s.start),
                 away=s.text,
+                frame=s.frame if concept.redirect_to else None,
             )
             for name in concept.names
             for s in sentences(name, style=concept.kind == "style")
         ]
         names = concept.names
-        yield _pass(i, concept, concept.kind, names, prompts, neutral, retained, forgotten, manifest, checkpoint)
+        instead = sentences(concept.redirect_to, style=concept.kind == "style") if concept.redirect_to else ()
+        kept_too = [*retained, *(s.text for s in instead)]
+        yield _pass(i, concept, concept.kind, names, prompts, neutral, kept_too, forgotten, manifest, checkpoint)
         forgotten.append(tuple(prompt.text for prompt in prompts))
         gone |= {name.casefold() for name in concept.names}
     for i, correction in enumerate(spec.corrections, start=len(spec.concepts)):
@@ -219,6 +223,7 @@ def _pass(
             draws=images is None,
             corrects=kind == "correction",
             attacks=rounds is not None,
+            leads=not isinstance(subject, Correction) and subject.redirect_to is not None,
         ),
         published=published,
         steps=usual_steps if eraser.steps is None else eraser.steps,
@@ -301,7 +306,7 @@ def _stop(
     if isinstance(subject, Correction):
         shown, also = subject.dominant, [subject.expected] if subject.expected else []
     else:
-        shown, also = subject.phrase, [*subject.keep]
+        shown, also = subject.phrase, [*subject.keep, *([subject.redirect_to] if subject.redirect_to else [])]
     return StopSpec(
         recogniser="emoji-clip",
         shown=shown,

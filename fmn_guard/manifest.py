@@ -95,6 +95,9 @@ class _Concept(Record):
     """Other names that must go with it."""
     keep: tuple[Phrase, ...] = ()
     """Declared neighbours: what looks or sounds alike and must stay."""
+    redirect_to: Annotated[Phrase | None, Field(exclude_if=lambda phrase: phrase is None)] = None
+    """What a prompt with its name should show instead, such as ``person wearing clothes``; left out, nothing in
+    particular: what all names have in common. It is kept as neighbours are, and not judged."""
     images: str | None = None
     """Folder of PNG, JPEG or WebP pictures to forget from, relative to the manifest; by default the base draws them."""
     reason: str = ""
@@ -145,6 +148,7 @@ class Nsfw(_Concept):
         texts: dict[Loc, str] = {("phrase",): self.phrase}
         texts |= {("aliases", i): name for i, name in enumerate(self.aliases)}
         texts |= {("keep", i): name for i, name in enumerate(self.keep)}
+        texts |= {("redirect_to",): self.redirect_to or ""}
         if problems := list(minors_in(texts)):
             raise RuleViolations(problems)
         return self
@@ -331,6 +335,7 @@ class ManifestSpec(Record):
                     hint="remove it from keep, or from the concepts",
                     loc=loc,
                 )
+        yield from self._misled(owners)
         keeps = {slugify(name) for _, name in kept}
         for i, name in enumerate(self.eraser.hold_out):
             if (slug := slugify(name)) in keeps or slug in owners:
@@ -364,6 +369,33 @@ class ManifestSpec(Record):
                     hint="expected is what the prompt should show instead",
                     loc=("corrections", i, "expected"),
                 )
+
+    def _misled(self, owners: dict[str, str]) -> Iterator[RuleViolation]:
+        """What is wrong with phrases that concepts are redirected to.
+
+        Args:
+            owners: The concept that forgets a name, by the name's slug.
+        """
+        for i, concept in enumerate(self.concepts):
+            if concept.redirect_to is None:
+                continue
+            loc = ("concepts", i, "redirect_to")
+            if PRESETS[self.eraser.preset].published:
+                yield RuleViolation(
+                    "setting-without-effect",
+                    f"redirect_to does nothing under the preset {self.eraser.preset}",
+                    hint="remove it: the algorithm as published leads nowhere",
+                    loc=loc,
+                )
+            told = f"-{slugify(concept.redirect_to)}-"
+            for name, owner in owners.items():
+                if f"-{name}-" in told:
+                    yield RuleViolation(
+                        "redirected-to-forgotten",
+                        f"{concept.redirect_to!r} names what the concept {owner!r} forgets",
+                        hint="name something the model still draws, or leave redirect_to out",
+                        loc=loc,
+                    )
 
 
 class Manifest(Record):

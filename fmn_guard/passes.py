@@ -21,13 +21,21 @@ class TrainingPrompt(Record):
     text: str
     """The sentence with the name in it."""
     anchor: str
-    """What it should deliver instead: the expected reading's sentence, or the same one with {x} for stand-in words."""
+    """What it should deliver instead: the sentence of the expected reading or of what the manifest redirects to, or the
+    same one with {x} for stand-in words."""
     positions: tuple[int, ...]
     """Token positions of the name in ``text``, start-of-text being 0; then end-of-text where it is a target too."""
     away: str
     """What it leads away from, beyond the anchor: the sentence itself, or the dominant reading's."""
     repulsion: Annotated[float | None, Field(exclude_if=lambda own: own is None)] = None
     """How much farther it goes than to the anchor, where that is not the same for all of a pass."""
+    frame: Annotated[str | None, Field(exclude_if=lambda frame: frame is None)] = None
+    """The sentence with {x} for the name, where the anchor is another; see `framed`."""
+
+    @property
+    def framed(self) -> str:
+        """The sentence with {x} for the name; a correction's has none."""
+        return self.frame or self.anchor
 
 
 class RetainSpec(Record):
@@ -192,9 +200,14 @@ class PassSpec(Record):
     stored_as: Annotated[StoredAs | None, Field(exclude_if=lambda how: how is None)] = None
     """How its edit is written down; None writes float32 differences."""
 
-    def anchors(self, prompt: TrainingPrompt) -> tuple[str, ...]:
-        """The sentences whose mean a prompt should deliver."""
+    def anchors(self, prompt: TrainingPrompt, length: int | None = None) -> tuple[str, ...]:
+        """The sentences whose mean a prompt should deliver.
+
+        Args:
+            prompt: one of the pass's.
+            length: stand-in words in the name's place; None for as many as the name has tokens.
+        """
         if "{x}" not in prompt.anchor:
             return (prompt.anchor,)
-        names = (" ".join(words[: len(prompt.positions)]) for words in self.stand_ins)
+        names = (" ".join(words[: length or len(prompt.positions)]) for words in self.stand_ins)
         return tuple(prompt.anchor.replace("{x}", name) for name in names)

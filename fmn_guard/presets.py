@@ -23,6 +23,7 @@ DEPARTURES = {
     "redirection": "a redirection term moves the prediction to that of the same sentence with random words in the "
     "name's place, their text states averaged, or to the expected reading of a correction; things, styles and "
     "corrections go beyond that, away from the name or the dominant reading",
+    "anchor-phrase": "a phrase of the manifest takes the place of random words in the redirection",
     "retained-language": "the language itself is retained: what cross-attention values deliver of it may hardly "
     "change, though more with each look that still shows the concept",
     "nearest-words": "the words that a first closed-form solution moves most are held in sentences of their own in the "
@@ -271,6 +272,7 @@ def departures(
     draws: bool,
     corrects: bool,
     attacks: bool,
+    leads: bool,
 ) -> tuple[str, ...]:
     """How a pass differs from the published algorithm: keys of `DEPARTURES`.
 
@@ -284,6 +286,7 @@ def departures(
         draws: whether the base draws the pictures to forget.
         corrects: whether it is a correction.
         attacks: whether it has inversion rounds.
+        leads: whether the manifest says what it redirects to.
     """
     idle = {
         *(("tuned-dose", "high-dose") if dosed else ()),
@@ -297,6 +300,7 @@ def departures(
         *(("neutral-start",) if published and published.inversion else ()),
         *(() if published else follows),
         *(("inversion-rounds",) if attacks else ()),
+        *(("anchor-phrase",) if leads else ()),
         *(("own-dose",) if published and dosed else ()),
         *(("drawn-pictures",) if draws else ()),
         *(("corrections",) if published and corrects else ()),

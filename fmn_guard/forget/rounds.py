@@ -66,7 +66,7 @@ def close_roads(
     assert rounds is not None
     pictures = latents[: spec.image_count].clone()  # what was drawn in inference mode cannot carry gradients
     pictured = [spec.pictured[i % len(spec.pictured)] for i in range(spec.image_count)]
-    frames = [prompt.anchor for prompt in pictured]
+    frames = {prompt.framed: prompt for prompt in pictured}
     records: list[RoundRecord] = []
     sums: tuple[Moments, Moments] | None = None
     count = 0
@@ -75,13 +75,14 @@ def close_roads(
         found = 0
         for place, word in enumerate(words):
             settings = _of_its_own(rounds.inversion, spec.seed, number, place)
-            inverted = invert(pipeline, pictures, frames, word, settings, progress)
+            inverted = invert(pipeline, pictures, [prompt.framed for prompt in pictured], word, settings, progress)
             with speaking_as_base(layers):
                 arrived = _arrived(pipeline, spec, pictures, pictured, inverted, settings)
             found += int(arrived.sum())
-            for frame in dict.fromkeys(frames if arrived.any() else ()):
+            for frame, prompt in frames.items() if arrived.any() else ():
                 states = inverted_states(pipeline, frame, inverted)[arrived]
-                own = read(states, _anchored(pipeline, spec, frame, states))
+                anchor = _anchor(pipeline, spec, prompt, 1)
+                own = read(states, anchor + spec.repulsion * (anchor - states))
                 sums = _sum(len(states), own, 1.0 if sums else 0.0, sums or own)
                 count += len(states)
         records.append(RoundRecord(found=found, sought=len(words) * len(rounds.inversion.seeds)))
@@ -126,7 +127,7 @@ def _arrived(
 ) -> Tensor:
     """Which seeds denoise the pictures nearer to how the model does by the name than by its anchor: (S,) bool."""
     named = text_states(pipeline, [prompt.text for prompt in pictured])
-    anchored = torch.stack([_anchor(pipeline, spec, prompt.anchor, len(prompt.positions)) for prompt in pictured])
+    anchored = torch.stack([_anchor(pipeline, spec, prompt) for prompt in pictured])
     schedule = Schedule(pipeline, pictures, settings)
     first = settings.steps - max(1, settings.steps // _AT_THE_END)
     halfway: list[Tensor] = []
@@ -140,13 +141,8 @@ def _arrived(
     return inverted.errors[:, first:].mean(1) < torch.cat(halfway, 1).mean(1).cpu()
 
 
-def _anchored(pipeline: StableDiffusionPipeline, spec: PassSpec, frame: str, states: Tensor) -> Tensor:
-    """(S, T, d), what inverted tokens should deliver in a sentence, beyond the anchor as the name is led beyond it."""
-    anchor = _anchor(pipeline, spec, frame, 1)
-    return anchor + spec.repulsion * (anchor - states)
-
-
-def _anchor(pipeline: StableDiffusionPipeline, spec: PassSpec, frame: str, length: int) -> Tensor:
-    """(T, d), the mean of a sentence's states with stand-in words in it."""
-    texts = [frame.replace("{x}", " ".join(words[:length])) for words in spec.stand_ins]
-    return text_states(pipeline, texts).mean(0)
+def _anchor(
+    pipeline: StableDiffusionPipeline, spec: PassSpec, prompt: TrainingPrompt, length: int | None = None
+) -> Tensor:
+    """(T, d), the mean state of what a prompt should deliver."""
+    return text_states(pipeline, list(spec.anchors(prompt, length))).mean(0)

@@ -146,7 +146,7 @@ def test_what_arrived_is_what_denoises_the_pictures_as_the_name_does():
     prompts = [prompt.text for prompt in spec.pictured]
     latents = draw_latents(pipeline, prompts, range(70, 70 + len(prompts)), Sampler(steps=4, guidance=3.0, batch=8))
     still = InversionSettings(seeds=(0, 1, 2), steps=12, learning_rate=1e-9, pull=0.0)
-    frames = [prompt.anchor for prompt in spec.pictured]
+    frames = [prompt.framed for prompt in spec.pictured]
 
     def arrived(word):
         found = invert(pipeline, latents, frames, word, still)
