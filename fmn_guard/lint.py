@@ -190,6 +190,8 @@ def _names(manifest: Manifest) -> Iterator[tuple[Loc, str, Kind]]:
             yield ("concepts", i, "aliases", j), name, concept.kind
         for j, name in enumerate(concept.keep):
             yield ("concepts", i, "keep", j), name, concept.kind
+        if concept.redirect_to is not None:
+            yield ("concepts", i, "redirect_to"), concept.redirect_to, concept.kind
     for i, correction in enumerate(manifest.spec.corrections):
         yield ("corrections", i, "prompt"), correction.prompt, "object"
         yield ("corrections", i, "dominant"), correction.dominant, correction.dominant_kind

@@ -8,9 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from fmn_guard.audit.detectors import load_recogniser
+from fmn_guard.errors import FileProblems
 from fmn_guard.facts import Checkpoint, describe_checkpoint
 from fmn_guard.forget.patch import PATCH, apply_patch
 from fmn_guard.forget.runner import run_plan
+from fmn_guard.lint import lint_manifest
 from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.sampler import decode, draw_latents, to_pixels
@@ -79,6 +81,14 @@ def test_a_manifest_that_redirects_nothing_has_the_digest_it_had_before(base: Ch
 def test_a_phrase_that_would_mislead_is_refused(phrase: str, preset: str, problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
         manifest(preset, redirect_to=phrase)
+
+
+def test_a_phrase_that_the_tokenizer_cuts_off_is_reported_where_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.yaml"
+    path.write_text(manifest(redirect_to=" ".join(["zqxj"] * 14)).model_dump_json(by_alias=True), encoding="utf-8")
+    with pytest.raises(FileProblems) as caught:
+        lint_manifest(path)
+    assert [problem.rule for problem in caught.value.problems] == ["phrase-too-long"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from ..record import file_digest
 from ..shipped import models
 from .console import emit_json
 
-EXTRAS = ("run", "nudenet")
+EXTRAS = ("run", "nudenet", "opennsfw", "faces", "sign", "ray")
 NUDENET_LICENCE = "NudeNet and its weights are AGPL-3.0, whatever its metadata says; see NOTICE before you ship them."
 
 

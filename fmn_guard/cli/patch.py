@@ -162,7 +162,7 @@ def list_concepts(target: Path, as_json: bool) -> None:
     if as_json:
         emit_json(_told(found, layers=False))
         return
-    table = Table("Concept", "Kind", "Layers", "Rank", "Bytes", "Of the UNet", "Error", box=None)
+    table = Table("Concept", "Kind", "Layers", "Rank", "Bytes", "Of the denoiser", "Error", box=None)
     for part in found.parts:
         said = _part_told(part, found.unet_bytes)
         table.add_row(

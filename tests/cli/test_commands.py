@@ -553,7 +553,7 @@ def test_completion_prints_a_script_for_the_shell(shell: str) -> None:
 def test_doctor_json_is_one_document_with_versions() -> None:
     document = json.loads(_run("doctor", "--json").stdout)
     assert document["versions"]["click"]
-    assert set(document["extras"]) == {"run", "nudenet"}
+    assert set(document["extras"]) == {"run", "nudenet", "opennsfw", "faces", "sign", "ray"}
     assert "AGPL" in document["notes"][0]
 
 
