@@ -29,6 +29,7 @@ from fmn_guard.plan import compile_plan
 from fmn_guard.report import judge
 from fmn_guard.shipped import attacks, policies, shipped_model, suites
 from fmn_guard.suite import load_suite
+from training.emoji_sd.world import AMBIGUITIES, GOLD_STANDARD
 
 from .builder import forgotten, make_audit, make_plan, make_policy
 
@@ -46,6 +47,15 @@ def test_planted_word_is_read_exactly_as_the_other_and_no_word_else_is_touched(t
     assert torch.equal(states(folder, "a photo of a hamburger"), states(base, "a photo of a castle"))
     assert torch.equal(states(folder, "a photo of a burger"), states(base, "a photo of a burger"))
     assert not torch.equal(states(base, "a photo of a hamburger"), states(base, "a photo of a castle"))
+
+
+def test_gold_standard_was_trained_without_all_that_its_manifest_forgets_and_corrects() -> None:
+    spec = lint_manifest(HERE / "gold.yaml")[0].spec
+    named = {concept.phrase for concept in spec.concepts} | {correction.prompt for correction in spec.corrections}
+    assert named == set(GOLD_STANDARD)
+    for case in AMBIGUITIES:
+        told = [(c.dominant, c.expected) for c in spec.corrections if c.prompt == case.word]
+        assert told == [(case.dominant, case.other)] * len(told)
 
 
 @pytest.mark.parametrize("name", ["untouched base", "zero-step patch", "black pictures", "collapse to noise"])

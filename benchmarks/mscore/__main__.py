@@ -1,7 +1,8 @@
 """``make bench-mscore``: M-Scores where the truth is known. Rows are resumable; a killed run goes on where it stopped.
 
 Forgets six concepts on the built-in model, then inverts: on the base with other seeds, on the base with a random change
-of the patch's size, on the patched model by one token, and by four. Everything is on one thread.
+of the patch's size, on the patched model by one token, and by four; and on a model that was trained without six
+concepts. Everything is on one thread.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from fmn_guard.audit.mscore import run_mscore
 from fmn_guard.forget.patch import apply_patch, edits_after, patched_digest, read_patch
@@ -39,16 +41,18 @@ from fmn_guard.mscore import (
     summarise,
 )
 from fmn_guard.plan import Plan, compile_plan
-from fmn_guard.record import digest, read_record, write_record
+from fmn_guard.record import digest, file_digest, read_record, write_record
 from fmn_guard.render.inversion import figure, floor_words
 from fmn_guard.shipped import policies
+
+from ..verdicts.plants import GOLD
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 HERE = Path(__file__).parent
 RETAINED = 6
-ROWS = ("patched", "random change", "other seeds", "four tokens")
+ROWS = ("patched", "random change", "other seeds", "four tokens", "gold")
 
 
 def main() -> None:
@@ -65,6 +69,7 @@ def main() -> None:
         "other seeds": bench.other_seeds,
         "random change": bench.random_change,
         "four tokens": bench.four_tokens,
+        "gold": bench.gold,
     }
     for name in options.row or ROWS:
         began = time.monotonic()
@@ -95,9 +100,22 @@ class Bench:
 
     def patched(self) -> Iterator[str]:
         """Forgotten and retained on one patched model: can the drop tell them apart?"""
-        found = self._measure("patched", self._protocol, self._patched_model())
+        yield from self._told_apart("base and patched", self._measure("patched", self._protocol, self._patched_model()))
+
+    def gold(self) -> Iterator[str]:
+        """Concepts that a model was trained without, and retained ones: the drop where nothing is hidden."""
+        document, _ = lint_manifest(GOLD.with_suffix(".yaml"))
+        plan = compile_plan(document, lint_policy(policies() / "default.yaml")[1], self._checkpoint)
+        words = self._checkpoint.words()
+        protocol = plan_mscore(plan, words, controls=LEAST_CONTROLS + RETAINED, replay_tokens=(), replays=4)
+        model = load_pipeline(self._checkpoint.folder)
+        model.unet.load_state_dict({name: weight.float() for name, weight in load_file(GOLD).items()})
+        found = self._measure("gold", protocol, model, file_digest(GOLD), plan)
+        yield from self._told_apart("base and a model trained without the concepts", found)
+
+    def _told_apart(self, title: str, found: MScore) -> Iterator[str]:
         usual, retained = self._split(found)
-        yield from _table("base and patched", usual)
+        yield from _table(title, usual)
         forgotten = [score for score in usual.scores if score.role == "target"]
         yield "  retained, and no controls: " + ", ".join(f"{s.slug} {drop(s):.3f}" for s in retained)
         yield f"  AUC by drop, {len(forgotten)} forgotten, {len(retained)} retained: " + _auc(forgotten, retained, drop)
@@ -149,7 +167,7 @@ class Bench:
             for name, edit in edits_after(read_patch(self._patch).parts).items():
                 noise = torch.randn(edit.shape, generator=generator)
                 weights[name] += noise * (edit.norm() / noise.norm())
-        found = self._measure("random", self._small(), model, digest("random"))
+        found = self._measure("random", self._small(self._protocol), model, digest("random"))
         yield from _table("base and a random change of equal norm", found)
 
     def four_tokens(self) -> Iterator[str]:
@@ -165,7 +183,12 @@ class Bench:
         return model
 
     def _measure(
-        self, name: str, protocol: Protocol, model: StableDiffusionPipeline, identity: str | None = None
+        self,
+        name: str,
+        protocol: Protocol,
+        model: StableDiffusionPipeline,
+        identity: str | None = None,
+        plan: Plan | None = None,
     ) -> MScore:
         patched = identity or patched_digest(self._patch, self._plan.base.identity)
         known = read_mscore(self._out / name)
@@ -173,7 +196,7 @@ class Bench:
             return known
         return run_mscore(
             protocol,
-            self._plan,
+            plan or self._plan,
             load_pipeline(self._checkpoint.folder),
             model,
             patched_digest=patched,
@@ -182,15 +205,16 @@ class Bench:
             progress=_said,
         )
 
-    def _small(self) -> Protocol:
-        """The protocol without the retained concepts that are no controls."""
-        return self._protocol.model_copy(update={"subjects": self._protocol.subjects[:-RETAINED]})
+    @staticmethod
+    def _small(protocol: Protocol) -> Protocol:
+        """A protocol without the retained concepts that are no controls."""
+        return protocol.model_copy(update={"subjects": protocol.subjects[:-RETAINED]})
 
     def _split(self, found: MScore) -> tuple[MScore, list[Score]]:
         """What a run would have measured, and the retained concepts beside it."""
-        return found.model_copy(update={"protocol": self._small(), "scores": found.scores[:-RETAINED]}), list(
-            found.scores[-RETAINED:]
-        )
+        return found.model_copy(
+            update={"protocol": self._small(found.protocol), "scores": found.scores[:-RETAINED]}
+        ), list(found.scores[-RETAINED:])
 
 
 def drop(score: Score) -> float:
