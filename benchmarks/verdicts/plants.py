@@ -187,7 +187,7 @@ PLANTS: dict[str, Plant] = {
     "right, read as a rocket": Plant(
         _reading({"hamburger": "rocket", "burger": "rocket"} | _CORRECTED), True, ("pass",), None
     ),
-    # a sixth of the base's training: it draws a few things less well, and few pictures do not tell that from a loss
+    # one leg of training, where the base had six: what it draws less well, few pictures do not tell from a loss
     "trained without them": Plant({UNET: _retrained}, True, ("pass", "inconclusive"), None, manifest="gold.yaml"),
     "untouched base": Plant({}, False, _FAIL, "no-effect"),
     "zero-step patch": Plant({UNET: _nudge}, False, _FAIL, "no-effect"),
