@@ -283,6 +283,7 @@ def _rounds(
         weight=how.weight,
         preserve=how.preserve,
         projection=how.projection,
+        looks=how.looks,
     )
 
 

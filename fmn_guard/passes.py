@@ -59,7 +59,8 @@ class RetainSpec(Record):
     pictures: int
     """Pictures at which they are read."""
     nearest: Annotated[int, Field(ge=0, exclude_if=lambda count: not count)] = 0
-    """Words of the vocabulary, those that the first solution moves most, that are held in sentences of their own."""
+    """Words of the vocabulary, those that a solution moves most, that are held in sentences of their own; as many more
+    each time that one is looked at."""
     nearest_weight: Annotated[float, Field(ge=0, exclude_if=lambda weight: not weight)] = 0.0
     """Weight of such a sentence beside one of the vocabulary."""
 
@@ -100,6 +101,8 @@ class RoundsSpec(Record):
     """Takes the place of `PassSpec.preserve`."""
     projection: float
     """Takes the place of `PassSpec.projection` in the closed-form solution."""
+    looks: int
+    """How often, at most, each solution is looked at for the words it moves most, and solved again with these held."""
 
 
 class RollbackSpec(Record):

@@ -85,6 +85,7 @@ class Rounds:
     weight: float = 2.0
     preserve: float = 3.0
     projection: float = 0.3
+    looks: int = 3
     drift_budget: float = 0.4
     """In place of the preset's own: what is damped more costs more."""
 

@@ -195,7 +195,7 @@ def whole_pass(setting: Setting) -> Row:
         latents = torch.randn(2 * spec.image_count, 4, setting.side, setting.side)
         laps: list[Lap] = []
 
-        def hold_nearest(before: dict[str, Tensor]) -> tuple[tuple[str, ...], Retained]:
+        def hold_nearest(before: dict[str, Tensor], _held: tuple[str, ...]) -> tuple[tuple[str, ...], Retained]:
             laps.append(Lap.now())
             words = work.language.nearest(retain, work.layers, before)
             with speaking_as_base(work.layers):

@@ -6,10 +6,56 @@ itself instead of a list of concepts (method note, section 6), and states count 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from ..model.attention import EditedLinear
 from .reading import Moments
+from .retain import Retained
+
+HoldNearest = Callable[[dict[str, Tensor], tuple[str, ...]], tuple[tuple[str, ...], Retained]]
+
+
+def redirect_holding(
+    layers: dict[str, EditedLinear],
+    wanted: tuple[Moments, Moments],
+    before: dict[str, Tensor],
+    retained: Retained,
+    preserve: float,
+    damping: float,
+    hold_nearest: HoldNearest | None,
+    looks: int,
+    held: tuple[str, ...] = (),
+) -> tuple[tuple[str, ...], Retained]:
+    """`redirect` from the edits before a pass, solved again with those words held that each solution moves most.
+
+    Args:
+        layers: from `fmn_guard.model.attention.edited_values`.
+        wanted: ``given`` and ``crossed`` of `redirect`.
+        before: edits before the pass.
+        retained: what must be left alone, with the words already held.
+        preserve: see `redirect`.
+        damping: see `redirect`.
+        hold_nearest: says, from the edits before and the words already held, these and those that the solution in the
+            layers moves most, and what must be left alone with all of them held.
+        looks: how often it is asked, at most: a look that finds no other word is the last.
+        held: words already held.
+
+    Returns:
+        All words that are held now, and what must be left alone with them.
+    """
+    for left in range(looks if hold_nearest else 0, -1, -1):
+        for name, layer in layers.items():
+            layer.edit = before[name]
+        redirect(layers, *wanted, retained.whole, preserve, damping)
+        if left and hold_nearest:
+            more, with_more = hold_nearest(before, held)
+            if more == held:
+                break
+            held, retained = more, with_more
+    return held, retained
 
 
 @torch.no_grad()

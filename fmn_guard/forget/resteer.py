@@ -22,7 +22,7 @@ from ..model.attention import EditedLinear, Tape, speaking_as_base, watch_attent
 from ..model.conditioning import denoise, denoiser, text_states
 from ..passes import PassSpec, TrainingPrompt
 from ..progress import Progress, silent
-from .closed_form import redirect
+from .closed_form import HoldNearest, redirect_holding
 from .memory import records_at_once, spared
 from .reading import Moments, Queries, moments, noised, queries
 from .retain import Retained
@@ -31,7 +31,6 @@ from .rounds import close_roads
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-HoldNearest = Callable[[dict[str, Tensor]], tuple[tuple[str, ...], Retained]]
 
 _QUERIES = 16  # to a sentence
 _BATCH = 32  # records that are only looked at, at once
@@ -78,8 +77,7 @@ def resteer(
         still_shown: says, in [0, 1], how much of the pass's stop pictures shows the concept. It is asked every so many
             steps, to end once it is gone; without it, the pass ends at the ceiling.
         progress: told after each step.
-        hold_nearest: says, from the edits before it, which words the first solution has moved most, and what must be
-            left alone with these held; the solution is then replaced by one that does.
+        hold_nearest: see `redirect_holding`; without it, no words are held in sentences of their own.
 
     Raises:
         PassError: the watched tokens got no attention at all, i.e. the hooks saw nothing.
@@ -102,14 +100,14 @@ def resteer(
     rounds: tuple[RoundRecord, ...] = ()
     if spec.projection is not None and stopped != "no-steps":
         read = seen.read(named, anchored)
-        redirect(layers, *read, retained.whole, spec.preserve, spec.projection)
-        if hold_nearest:
-            nearest, retained = hold_nearest(before)
-            for name, layer in layers.items():
-                layer.edit = before[name]
-            redirect(layers, *read, retained.whole, spec.preserve, spec.projection)
         if spec.rounds:
-            rounds = close_roads(pipeline, layers, spec, latents, read, seen.read, before, retained.whole, progress)
+            nearest, retained, rounds = close_roads(
+                pipeline, layers, spec, latents, read, seen.read, before, retained, hold_nearest, progress
+            )
+        else:
+            nearest, retained = redirect_holding(
+                layers, read, before, retained, spec.preserve, spec.projection, hold_nearest, looks=1
+            )
         del read  # as large as the language
     hold = _Hold(layers, retained, spec.projection)
     trained = hold.unfold()

@@ -17,10 +17,11 @@ from ..inversion import InversionSettings
 from ..model.attention import EditedLinear, speaking_as_base
 from ..model.conditioning import denoise, text_states
 from ..model.inversion import Inversion, Schedule, invert, inverted_states
-from ..passes import PassSpec, RoundsSpec, TrainingPrompt
+from ..passes import PassSpec, TrainingPrompt
 from ..progress import Progress, silent
-from .closed_form import redirect
+from .closed_form import HoldNearest, redirect_holding
 from .reading import Moments, added
+from .retain import Retained
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -39,9 +40,10 @@ def close_roads(
     named: tuple[Moments, Moments],
     read: Read,
     before: dict[str, Tensor],
-    retained: Moments,
+    retained: Retained,
+    hold_nearest: HoldNearest | None = None,
     progress: Progress = silent,
-) -> tuple[RoundRecord, ...]:
+) -> tuple[tuple[str, ...], Retained, tuple[RoundRecord, ...]]:
     """Replaces a pass's closed-form solution by one that inversion does not go round, as far as its rounds find out.
 
     With G and X the moments of the name as `redirect` takes them, and G_r, X_r the means of those of all that rounds
@@ -56,11 +58,12 @@ def close_roads(
         named: moments of the name.
         read: gives mean moments of sentences' states, and of those with others read in their place.
         before: edits before the pass.
-        retained: moments of what must be left alone.
+        retained: what must be left alone.
+        hold_nearest: see `redirect_holding`.
         progress: told of each step of an inversion.
 
     Returns:
-        What each round found.
+        Words that are held in sentences of their own, what must be left alone with these, and what each round found.
     """
     rounds = spec.rounds
     assert rounds is not None
@@ -70,10 +73,17 @@ def close_roads(
     records: list[RoundRecord] = []
     sums: tuple[Moments, Moments] | None = None
     count = 0
-    _solve(layers, named, before, retained, rounds)
-    for number, words in enumerate(rounds.words):
+    words: tuple[str, ...] = ()
+
+    def solve(wanted: tuple[Moments, Moments]) -> tuple[tuple[str, ...], Retained]:
+        return redirect_holding(
+            layers, wanted, before, retained, rounds.preserve, rounds.projection, hold_nearest, rounds.looks, words
+        )
+
+    words, retained = solve(named)
+    for number, starts in enumerate(rounds.words):
         found = 0
-        for place, word in enumerate(words):
+        for place, word in enumerate(starts):
             settings = _of_its_own(rounds.inversion, spec.seed, number, place)
             inverted = invert(pipeline, pictures, [prompt.framed for prompt in pictured], word, settings, progress)
             with speaking_as_base(layers):
@@ -85,29 +95,17 @@ def close_roads(
                 own = read(states, anchor + spec.repulsion * (anchor - states))
                 sums = _sum(len(states), own, 1.0 if sums else 0.0, sums or own)
                 count += len(states)
-        records.append(RoundRecord(found=found, sought=len(words) * len(rounds.inversion.seeds)))
+        records.append(RoundRecord(found=found, sought=len(starts) * len(rounds.inversion.seeds)))
         if not found or sums is None:
             break
-        _solve(layers, _sum(1.0, named, rounds.weight / count, sums), before, retained, rounds)
-    return tuple(records)
+        words, retained = solve(_sum(1.0, named, rounds.weight / count, sums))
+    return words, retained, tuple(records)
 
 
 def _sum(
     weight: float, some: tuple[Moments, Moments], other: float, more: tuple[Moments, Moments]
 ) -> tuple[Moments, Moments]:
     return added((weight, some[0]), (other, more[0])), added((weight, some[1]), (other, more[1]))
-
-
-def _solve(
-    layers: dict[str, EditedLinear],
-    wanted: tuple[Moments, Moments],
-    before: dict[str, Tensor],
-    retained: Moments,
-    rounds: RoundsSpec,
-) -> None:
-    for name, layer in layers.items():
-        layer.edit = before[name]
-    redirect(layers, *wanted, retained, rounds.preserve, rounds.projection)
 
 
 def _of_its_own(settings: InversionSettings, seed: int, number: int, place: int) -> InversionSettings:

@@ -202,8 +202,8 @@ def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
     seen = torch.cat([latents, anchors])
     values = work.values
 
-    def hold_nearest(before: dict[str, Tensor]) -> tuple[tuple[str, ...], Retained]:
-        words = work.language.nearest(spec.retain, values, before)
+    def hold_nearest(before: dict[str, Tensor], held: tuple[str, ...]) -> tuple[tuple[str, ...], Retained]:
+        words = tuple(dict.fromkeys((*held, *work.language.nearest(spec.retain, values, before))))
         with speaking_as_base(values):
             return words, work.language.moments(spec.retain, words)
 

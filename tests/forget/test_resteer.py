@@ -153,7 +153,7 @@ def test_what_the_first_solution_moves_most_is_held_by_the_second(pipeline, late
     firm = {name: moment + 10 * of_tiger[name] for name, moment in retained.language.items()}
     started: list[dict[str, torch.Tensor]] = []
 
-    def hold_nearest(before):
+    def hold_nearest(before, _held):
         started.append(before)
         return ("tiger",), Retained(firm, retained.forgotten)
 

@@ -54,15 +54,15 @@ def planned(folder, beside, **eraser):
 def seen(arrived):
     """Inversions and solutions of all rounds, where each inversion or none of them arrives."""
     inversions, solutions, reads = [], [], []
-    real, solve, read = module.invert, module.redirect, _Records.read
+    real, solve, read = module.invert, module.redirect_holding, _Records.read
 
     def spied(*args):
         inversions.append(real(*args))
         return inversions[-1]
 
-    def solved(layers, given, crossed, *rest):
-        solutions.append((given, crossed, *rest[-2:]))
-        solve(layers, given, crossed, *rest)
+    def solved(layers, wanted, before, retained, preserve, damping, hold_nearest, looks, held):
+        solutions.append((*wanted, preserve, damping, looks))
+        return solve(layers, wanted, before, retained, preserve, damping, hold_nearest, looks, held)
 
     def averaged(records, text, also):
         own = read(records, text, also)
@@ -72,7 +72,7 @@ def seen(arrived):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Records, "read", averaged)
         patch.setattr(module, "invert", spied)
-        patch.setattr(module, "redirect", solved)
+        patch.setattr(module, "redirect_holding", solved)
         patch.setattr(module, "_arrived", lambda *args: torch.full((len(args[-1].seeds),), arrived))
         yield inversions, solutions, reads
 
@@ -91,7 +91,7 @@ def test_each_round_is_solved_for_the_name_and_for_the_mean_of_all_that_was_foun
     plan, _, _, _, _, (solutions, reads) = attacked
     spec = plan.passes[0].rounds
     alone, first, second = solutions[:3]  # of the first pass
-    assert [each[2:] for each in solutions] == [(spec.preserve, spec.projection)] * 6
+    assert [each[2:] for each in solutions] == [(spec.preserve, spec.projection, spec.looks)] * 6
     (_, named), *found = reads[: len(reads) // 2]
     for solution, until in ((alone, 0), (first, len(found) // 2), (second, len(found))):
         count = sum(n for n, _ in found[:until])
