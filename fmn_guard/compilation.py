@@ -189,14 +189,13 @@ def _pass(
     damping = preset.projection if eraser.projection is None else eraser.projection
     damping = None if damping == "off" else damping
     images = None if isinstance(subject, Correction) else subject.images
-    stand_ins = stand_in_words(
-        neutral, preset.stand_ins, length=max(len(prompt.positions) for prompt in prompts), seed=eraser.seed + index
-    )
     styles = _styles(manifest)
     stop = _stop(subject, kind, names, neutral, hidden, styles, checkpoint, preset) if preset.stop_pictures else None
     dose = preset.doses.get(kind, _UNDOSED)
     rounds = None if kind == "correction" else _rounds(eraser, preset, neutral, index, checkpoint)
     budget = preset.rounds.drift_budget if rounds else preset.drift_budget
+    longest = max(*(len(prompt.positions) for prompt in prompts), *(rounds.tokens if rounds else ()), 1)
+    stand_ins = stand_in_words(neutral, preset.stand_ins, length=longest, seed=eraser.seed + index)
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
         index=index,
@@ -249,7 +248,7 @@ def _pass(
             sentences=preset.language_sentences,
             pictures=preset.language_pictures,
             nearest=preset.nearest,
-            nearest_weight=preset.nearest_weight,
+            nearest_weight=preset.rounds.nearest_weight if rounds and preset.nearest else preset.nearest_weight,
         ),
         rollback=None
         if damping is None
@@ -279,6 +278,7 @@ def _rounds(
     words = [word for word in neutral if word not in NEUTRAL_WORDS]
     return RoundsSpec(
         words=stand_in_words(words, eraser.inversion_rounds, length=how.words, seed=_ROUNDS_SEED + eraser.seed + index),
+        tokens=how.tokens,
         inversion=InversionSettings(seeds=tuple(range(how.seeds)), steps=how.steps, threads=preset.threads),
         weight=how.weight,
         preserve=how.preserve,

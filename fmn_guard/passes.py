@@ -93,8 +93,10 @@ class RoundsSpec(Record):
 
     words: tuple[tuple[str, ...], ...]
     """Of each round the words that its inversions start from, each one token."""
+    tokens: tuple[int, ...]
+    """How many tokens are sought from a round's words in turn."""
     inversion: InversionSettings
-    """How tokens are sought from each word; every word and round has seeds of its own, as many as stand here."""
+    """How else; every word and round has seeds of its own, as many as stand here."""
     weight: float
     """Weight of what was found, all rounds together, beside the name."""
     preserve: float

@@ -79,15 +79,17 @@ class Rounds:
 
     words: int = 4
     """That a round's inversions start from."""
+    tokens: tuple[int, ...] = (4, 1)
     seeds: int = 2
     """Inversions from each."""
     steps: int = 60
-    weight: float = 2.0
+    weight: float = 3.0
     preserve: float = 3.0
-    projection: float = 0.3
+    projection: float = 1.0
     looks: int = 3
+    nearest_weight: float = 25.0
+    """In place of the preset's own, as is the budget: what is damped more moves more words."""
     drift_budget: float = 0.4
-    """In place of the preset's own: what is damped more costs more."""
 
 
 class Published(Record):

@@ -150,9 +150,16 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
     inverted = row(
         "inverted-object", recovered={"4": Count(hits=9, n=24)}, recovered_on_base={"4": Count(hits=24, n=24)}
     )
+    attacked = row(
+        "rounds-object",
+        seconds=(180.4,),
+        recovered={"1": Count(hits=1, n=24)},
+        recovered_on_base={"1": Count(hits=24, n=24)},
+    )
+    guarded = [*kinds, sequence, merged, ranked, inverted, attacked]
     lines = dict(
         (cells[0], cells[1:])
-        for line in table({"guarded": [*kinds, sequence, merged, ranked, inverted], "official": kinds[:1]})
+        for line in table({"guarded": guarded, "official": kinds[:1]})
         if (cells := [cell.strip() for cell in line.strip("|").split("|")]) and len(cells) == 3
     )
     assert lines["one concept, nsfw: still shown (base)"] == [f"1 of 12: {wilson(1, 12, 0.95)} (12 of 12)", "not run"]
@@ -167,6 +174,10 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
     drop = newcombe_paired(10, 2, 1, 0, 0.95)
     assert lines["3 passes: retained, held out: net loss"][0] == f"7.7 %, {drop}; 2 lost, 1 gained of 13"
     assert lines["object, by 4 inverted tokens: shown (base)"][0] == f"9 of 24: {wilson(9, 24, 0.95)} (24 of 24)"
+    assert lines["object, inversion rounds, by 1 inverted token: shown (base)"][0].startswith("1 of 24")
+    assert lines["object, inversion rounds: still shown (base)"][0].startswith("1 of 12")
+    assert lines["object, inversion rounds: retained, held out: net loss"][0].startswith("7.7 %")
+    assert lines["object, inversion rounds: CPU seconds"] == ["180", "not run"]
     assert lines["2 concepts, merge: the worst target"][0].startswith("1 of 12")
     assert "2 concepts, merge: most pictures of a concept that came back" not in lines
     assert lines["4.0 % of all directions left: still shown; retained, held out: net loss"][0].startswith("1 of 12")

@@ -34,6 +34,7 @@ class Scenario(NamedTuple):
         sentences: of the language that passes retain, in place of the preset's.
         whole: whether the language may hold every word of the tokenizer, as in use, and no concept is held out of it.
         inverted: steps of the textual inversions that try to bring the concept back; none where it is 0.
+        rounds: inversion rounds of each pass.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Scenario(NamedTuple):
     sentences: int | None = None
     whole: bool = False
     inverted: int = 0
+    rounds: int = 0
 
 
 class Size(NamedTuple):
@@ -176,7 +178,10 @@ def scenarios(size: Size, preset: PresetName) -> Iterator[Scenario]:
         yield Scenario(f"one-{concept['kind']}", (concept,))
     for concept in SINGLES[: size.inverted]:
         # at the learning rate of M-Scores, forty times the release's; its 500 steps take five times as long
-        yield Scenario(f"inverted-{concept['kind']}", (concept,), inverted=100)
+        inverted = Scenario(f"inverted-{concept['kind']}", (concept,), inverted=100)
+        yield inverted
+        if preset == "guarded":
+            yield inverted._replace(name=f"rounds-{concept['kind']}", rounds=4)
     ours = preset in ("guarded", "hybrid", "closed-form")
     for order in range(size.orders[ours]):
         chosen = list(SEQUENCE[: size.sequence])
@@ -218,7 +223,13 @@ def plan_of(scenario: Scenario, size: Size, eraser: dict[str, Any], base: Checkp
             "base": {"checkpoint": BASE},
             "concepts": list(scenario.concepts),
             "corrections": list(scenario.corrections),
-            "eraser": {"seed": scenario.seed, "hold_out": held_out, "sequence": scenario.sequence, **eraser},
+            "eraser": {
+                "seed": scenario.seed,
+                "hold_out": held_out,
+                "sequence": scenario.sequence,
+                **({"inversion_rounds": scenario.rounds} if scenario.rounds else {}),
+                **eraser,
+            },
         },
     }
     plan = compile_plan(parse_plain(document, Manifest), suite, base)

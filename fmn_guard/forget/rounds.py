@@ -17,7 +17,7 @@ from ..inversion import InversionSettings
 from ..model.attention import EditedLinear, speaking_as_base
 from ..model.conditioning import denoise, text_states
 from ..model.inversion import Inversion, Schedule, invert, inverted_states
-from ..passes import PassSpec, TrainingPrompt
+from ..passes import PassSpec, RoundsSpec, TrainingPrompt
 from ..progress import Progress, silent
 from .closed_form import HoldNearest, redirect_holding
 from .reading import Moments, added
@@ -84,14 +84,14 @@ def close_roads(
     for number, starts in enumerate(rounds.words):
         found = 0
         for place, word in enumerate(starts):
-            settings = _of_its_own(rounds.inversion, spec.seed, number, place)
+            settings = _of_its_own(rounds, spec.seed, number, place)
             inverted = invert(pipeline, pictures, [prompt.framed for prompt in pictured], word, settings, progress)
             with speaking_as_base(layers):
                 arrived = _arrived(pipeline, spec, pictures, pictured, inverted, settings)
             found += int(arrived.sum())
             for frame, prompt in frames.items() if arrived.any() else ():
                 states = inverted_states(pipeline, frame, inverted)[arrived]
-                anchor = _anchor(pipeline, spec, prompt, 1)
+                anchor = _anchor(pipeline, spec, prompt, settings.tokens)
                 own = read(states, anchor + spec.repulsion * (anchor - states))
                 sums = _sum(len(states), own, 1.0 if sums else 0.0, sums or own)
                 count += len(states)
@@ -108,10 +108,15 @@ def _sum(
     return added((weight, some[0]), (other, more[0])), added((weight, some[1]), (other, more[1]))
 
 
-def _of_its_own(settings: InversionSettings, seed: int, number: int, place: int) -> InversionSettings:
-    """Settings with seeds that no other word of the plan has."""
+def _of_its_own(rounds: RoundsSpec, seed: int, number: int, place: int) -> InversionSettings:
+    """Settings of a round's inversions from one word, with seeds that no other word of the plan has."""
     first = _FIRST_SEED + 100_000 * seed + 1_000 * number + 100 * place
-    return settings.model_copy(update={"seeds": tuple((first + own) % 2**32 for own in settings.seeds)})
+    return rounds.inversion.model_copy(
+        update={
+            "tokens": rounds.tokens[place % len(rounds.tokens)],
+            "seeds": tuple((first + own) % 2**32 for own in rounds.inversion.seeds),
+        }
+    )
 
 
 @torch.no_grad()

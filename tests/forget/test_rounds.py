@@ -42,7 +42,7 @@ def planned(folder, beside, **eraser):
     def short(spec):
         return spec.model_copy(
             update={
-                "rounds": spec.rounds and spec.rounds.model_copy(update={"inversion": SHORT}),
+                "rounds": spec.rounds and spec.rounds.model_copy(update={"inversion": SHORT, "looks": 1}),
                 "retain": spec.retain.model_copy(update={"sentences": 60, "pictures": 2}),
             }
         )
@@ -101,13 +101,14 @@ def test_each_round_is_solved_for_the_name_and_for_the_mean_of_all_that_was_foun
                 torch.testing.assert_close(solution[part][name], own + spec.weight * more)
 
 
-def test_rounds_are_recorded_and_begin_from_other_words_and_seeds_each_time(attacked):
+def test_rounds_are_recorded_and_begin_from_other_words_and_seeds_each_time_with_one_token_and_with_four(attacked):
     plan, _, records, _, inversions, _ = attacked
     for spec, done in zip(plan.passes, records.passes, strict=True):
         assert [(each.found, each.sought) for each in done.rounds] == [(8, 8), (8, 8)]
         assert [len(words) for words in spec.rounds.words] == [4, 4]
     assert [found.word for found in inversions] == [w for spec in plan.passes for r in spec.rounds.words for w in r]
-    tokens = torch.cat([found.tokens.flatten(1) for found in inversions])
+    assert {found.tokens.shape[1] for found in inversions} == {1, 4}
+    tokens = torch.cat([found.tokens[:, 0] for found in inversions])
     assert len(tokens.unique(dim=0)) == len(tokens)
 
 
