@@ -234,7 +234,7 @@ def _pass(
         noisiest=preset.noisiest,
         projection=damping,
         preserve=dose.preserve,
-        repulsion=dose.repulsion,
+        repulsion=min(dose.repulsion, preset.rounds.repulsion) if rounds else dose.repulsion,
         redirect_weight=preset.redirect_weight,
         language_weight=preset.language_weight if damping else 0.0,
         loosened=preset.loosened,

@@ -83,9 +83,11 @@ class Rounds:
     seeds: int = 2
     """Inversions from each."""
     steps: int = 60
-    weight: float = 3.0
+    weight: float = 4.0
     preserve: float = 3.0
     projection: float = 1.0
+    repulsion: float = 0.1
+    """Most of it: what is led farther costs more, too."""
     looks: int = 3
     nearest_weight: float = 25.0
     """In place of the preset's own, as is the budget: what is damped more moves more words."""

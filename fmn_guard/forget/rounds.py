@@ -47,8 +47,8 @@ def close_roads(
     """Replaces a pass's closed-form solution by one that inversion does not go round, as far as its rounds find out.
 
     With G and X the moments of the name as `redirect` takes them, and G_r, X_r the means of those of all that rounds
-    found so far, each round is solved for G + w G_r and X + w X_r, from the edits before the pass. The round that finds
-    nothing is the last.
+    found so far, each round is solved for G + w G_r and X + w X_r, from the edits before the pass. A round that finds
+    nothing changes nothing; the next begins from other words.
 
     Args:
         pipeline: the model.
@@ -96,9 +96,8 @@ def close_roads(
                 sums = _sum(len(states), own, 1.0 if sums else 0.0, sums or own)
                 count += len(states)
         records.append(RoundRecord(found=found, sought=len(starts) * len(rounds.inversion.seeds)))
-        if not found or sums is None:
-            break
-        words, retained = solve(_sum(1.0, named, rounds.weight / count, sums))
+        if found and sums:
+            words, retained = solve(_sum(1.0, named, rounds.weight / count, sums))
     return words, retained, tuple(records)
 
 

@@ -138,12 +138,12 @@ def test_the_same_plan_ends_with_the_same_patch_also_when_killed_between_passes(
     assert len(begun) == len(inversions)  # the first pass was not done again
 
 
-def test_the_round_that_finds_nothing_is_the_last_and_changes_nothing(tiny_checkpoint, tmp_path):
+def test_a_round_that_finds_nothing_changes_nothing(tiny_checkpoint, tmp_path):
     plan, checkpoint = planned(tiny_checkpoint, tmp_path)
     with seen(False) as (inversions, solutions, _):
         records = run_plan(plan, checkpoint, tmp_path)
-    assert [[(each.found, each.sought) for each in done.rounds] for done in records.passes] == [[(0, 8)]] * 2
-    assert (len(inversions), len(solutions)) == (8, 2)
+    assert [[(each.found, each.sought) for each in done.rounds] for done in records.passes] == [[(0, 8)] * 2] * 2
+    assert (len(inversions), len(solutions)) == (16, 2)
 
 
 def test_what_arrived_is_what_denoises_the_pictures_as_the_name_does():
