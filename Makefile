@@ -70,6 +70,7 @@ bench-forgetting: $(ALL) ## Measure what each preset forgets and keeps; resumabl
 
 bench-mscore: $(ALL) ## Measure M-Scores where the truth is known; hours on one core, and resumable.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mscore
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mscore --rounds 2 --row patched --row "four tokens"
 
 bench-verdicts: $(ALL) ## Audit checkpoints of which the truth is known; long, and resumable.
 	$(BIN)/python -m benchmarks.verdicts

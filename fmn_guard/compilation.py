@@ -192,7 +192,7 @@ def _pass(
     styles = _styles(manifest)
     stop = _stop(subject, kind, names, neutral, hidden, styles, checkpoint, preset) if preset.stop_pictures else None
     dose = preset.doses.get(kind, _UNDOSED)
-    rounds = None if kind == "correction" else _rounds(eraser, preset, neutral, index, checkpoint)
+    rounds = None if kind == "correction" else _rounds(eraser, preset, dose, neutral, index, checkpoint)
     budget = preset.rounds.drift_budget if rounds else preset.drift_budget
     longest = max(*(len(prompt.positions) for prompt in prompts), *(rounds.tokens if rounds else ()), 1)
     stand_ins = stand_in_words(neutral, preset.stand_ins, length=longest, seed=eraser.seed + index)
@@ -260,7 +260,7 @@ def _pass(
 
 
 def _rounds(
-    eraser: EraserSettings, preset: Preset, neutral: Sequence[str], index: int, checkpoint: Checkpoint
+    eraser: EraserSettings, preset: Preset, dose: Dose, neutral: Sequence[str], index: int, checkpoint: Checkpoint
 ) -> RoundsSpec | None:
     """Inversion rounds, of words that an audit's inversions do not start from.
 
@@ -281,7 +281,7 @@ def _rounds(
         tokens=how.tokens,
         inversion=InversionSettings(seeds=tuple(range(how.seeds)), steps=how.steps, threads=preset.threads),
         weight=how.weight,
-        preserve=how.preserve,
+        preserve=how.preserve * dose.preserve,
         projection=how.projection,
         looks=how.looks,
     )

@@ -219,7 +219,7 @@ class EraserSettings(Record):
     """Tokens that the published algorithm first inverts from a concept's pictures, to forget these in place of its
     names; the release takes 4."""
     inversion_rounds: Annotated[int | None, Field(ge=1, le=100, exclude_if=lambda count: count is None)] = None
-    """How often, at most, a concept's pass is attacked by textual inversion and solved again with what still draws the
+    """How often a concept's pass is attacked by textual inversion and solved again with what still draws the
     concept: the road by its name is not the only one. Slow, and what is kept pays for it; corrections have none."""
     hold_out: tuple[Phrase, ...] = ()
     """Names left out of the retain vocabulary, so that the audit can show what unlisted concepts lose."""

@@ -83,8 +83,9 @@ class Rounds:
     seeds: int = 2
     """Inversions from each."""
     steps: int = 60
-    weight: float = 4.0
-    preserve: float = 3.0
+    weight: float = 3.0
+    preserve: float = 0.075
+    """Of what the kind's dose preserves."""
     projection: float = 1.0
     repulsion: float = 0.1
     """Most of it: what is led farther costs more, too."""

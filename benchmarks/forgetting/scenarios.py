@@ -181,7 +181,7 @@ def scenarios(size: Size, preset: PresetName) -> Iterator[Scenario]:
         inverted = Scenario(f"inverted-{concept['kind']}", (concept,), inverted=100)
         yield inverted
         if preset == "guarded":
-            yield inverted._replace(name=f"rounds-{concept['kind']}", rounds=4)
+            yield inverted._replace(name=f"rounds-{concept['kind']}", rounds=2)
     ours = preset in ("guarded", "hybrid", "closed-form")
     for order in range(size.orders[ours]):
         chosen = list(SEQUENCE[: size.sequence])

@@ -2,7 +2,7 @@
 
 Forgets six concepts on the built-in model, then inverts: on the base with other seeds, on the base with a random change
 of the patch's size, on the patched model by one token, and by four; and on a model that was trained without six
-concepts. Everything is on one thread.
+concepts. With ``--rounds`` each pass has inversion rounds. Everything is on one thread.
 """
 
 from __future__ import annotations
@@ -59,11 +59,14 @@ def main() -> None:
     """Runs the rows that are asked for, and prints each as it is done."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, help="a finished run to take in place of forgetting six concepts")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="inversion rounds of each of the six passes; none usually"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench-mscore"), help="where rows are kept")
     parser.add_argument("--row", choices=ROWS, action="append", help="only this row; may be given several times")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    bench = Bench(options.out, options.run)
+    bench = Bench(options.out, options.run, options.rounds)
     rows: dict[str, Callable[[], Iterator[str]]] = {
         "patched": bench.patched,
         "other seeds": bench.other_seeds,
@@ -81,9 +84,13 @@ def main() -> None:
 class Bench:
     """The base, the patch, and what is measured with them."""
 
-    def __init__(self, out: Path, run: Path | None) -> None:
-        self._out = out
+    def __init__(self, out: Path, run: Path | None, rounds: int) -> None:
+        self._cache = out / "cache"
+        self._out = out = out / f"rounds-{rounds}" if rounds else out
         document, self._checkpoint = lint_manifest(HERE / "manifest.yaml")
+        if rounds:
+            eraser = document.spec.eraser.model_copy(update={"inversion_rounds": rounds})
+            document = document.model_copy(update={"spec": document.spec.model_copy(update={"eraser": eraser})})
         if run is not None:
             self._plan, self._patch = read_record(run / "plan.json", Plan), run / "patch.safetensors"
         else:
@@ -201,7 +208,7 @@ class Bench:
             model,
             patched_digest=patched,
             out=self._out / name,
-            cache=self._out / "cache",
+            cache=self._cache,
             progress=_said,
         )
 
