@@ -44,7 +44,7 @@ class PassRecord(Record):
     nearest: Annotated[tuple[str, ...], Field(exclude_if=lambda words: not words)] = ()
     """Words that its first solution moved most, and that it then held all the more; the most moved comes first."""
     rounds: Annotated[tuple[RoundRecord, ...], Field(exclude_if=lambda rounds: not rounds)] = ()
-    """Inversion rounds, in order; fewer than planned where one found nothing."""
+    """Inversion rounds, in order."""
     rolled_back: Annotated[tuple[float, ...], Field(exclude_if=lambda drifts: not drifts)] = ()
     """The same of each earlier attempt at it, which was over the plan's budget and taken back."""
     images_digest: Digest
