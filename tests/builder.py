@@ -1,4 +1,4 @@
-"""Plans, audits and policies made by hand: small, complete, and passing until a test spoils them."""
+"""Manifests, plans, audits and policies made by hand: small, complete, and passing until a test spoils them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fmn_guard.frameworks import ComplianceFramework, Control, FrameworkSpec
 from fmn_guard.frameworks import Source as TextSource
 from fmn_guard.gathered import gather
 from fmn_guard.instruments import DetectorSpec, NudeNetSpec, RecogniserSpec
-from fmn_guard.manifest import Metadata
+from fmn_guard.manifest import Manifest, Metadata
 from fmn_guard.matrix import pass_matrix
 from fmn_guard.passes import PassKind, PassSpec, RetainSpec
 from fmn_guard.plan import Plan
 from fmn_guard.policy import PolicySpec, ReleasePolicy, Rule
 from fmn_guard.probes import Probe, Role, probes_between
-from fmn_guard.record import digest
+from fmn_guard.record import digest, parse_plain
 from fmn_guard.suite import ProbeCounts, Sampler
 
 BASE = ModelFacts(
@@ -39,6 +39,17 @@ Shows = Callable[[Probe, Side, str], bool]
 """Whether a picture of a probe shows a label."""
 Edits = Mapping[tuple[str, Side], dict[str, Any] | None]
 """Changed fields of single observations; None removes one."""
+
+
+def make_manifest(checkpoint: object = BASE.reference, **spec: object) -> Manifest:
+    """A manifest about a checkpoint, with the rest of what a file's ``spec`` would hold."""
+    document = {
+        "apiVersion": "fmn-guard/v1",
+        "kind": "ConceptManifest",
+        "metadata": {"name": "example"},
+        "spec": {"base": {"checkpoint": str(checkpoint)}, **spec},
+    }
+    return parse_plain(document, Manifest)
 
 
 def probes(

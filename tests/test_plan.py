@@ -17,6 +17,7 @@ from fmn_guard.record import parse_plain, read_record, write_record
 from fmn_guard.shipped import manifests, suites
 from fmn_guard.suite import AuditSuite, load_suite
 
+from .builder import make_manifest
 from .paper import describe, save_paper_checkpoint
 
 
@@ -38,16 +39,6 @@ def suite() -> AuditSuite:
 @pytest.fixture(scope="module")
 def plan(quickstart: Manifest, suite: AuditSuite, base: Checkpoint) -> Plan:
     return compile_plan(quickstart, suite, base)
-
-
-def _manifest(**spec: object) -> Manifest:
-    data = {
-        "apiVersion": "fmn-guard/v1",
-        "kind": "ConceptManifest",
-        "metadata": {"name": "example"},
-        "spec": {"base": {"checkpoint": "builtin:emoji-sd"}, **spec},
-    }
-    return parse_plain(data, Manifest)
 
 
 HAMBURGER = {"kind": "object", "phrase": "hamburger", "aliases": ["burger"], "keep": ["pizza"]}
@@ -134,7 +125,7 @@ def test_a_forgotten_or_hidden_style_is_no_context_although_the_checkpoint_draws
 ) -> None:
     style = {"kind": "style", "phrase": "ink drawing"}
     known = {"styles": ["ink drawing", "flat icon", "blueprint"], "eraser": {"hold_out": ["blueprint"]}}
-    first, second = compile_plan(_manifest(concepts=[HAMBURGER, style], **known), suite, base).passes
+    first, second = compile_plan(make_manifest(concepts=[HAMBURGER, style], **known), suite, base).passes
     assert first.retain.styles == second.retain.styles == ("flat icon",)
     asked = " ".join(prompt.text for prompt in first.prompts)
     assert "flat icon" in asked
@@ -142,7 +133,7 @@ def test_a_forgotten_or_hidden_style_is_no_context_although_the_checkpoint_draws
 
 
 def test_a_name_inside_a_word_of_its_sentence_is_not_mistaken(base: Checkpoint, suite: AuditSuite) -> None:
-    plan = compile_plan(_manifest(concepts=[{"kind": "object", "phrase": "back"}]), suite, base)
+    plan = compile_plan(make_manifest(concepts=[{"kind": "object", "phrase": "back"}]), suite, base)
     prompt = next(p for p in plan.passes[0].prompts if p.text == "a photo of back on a pink background")
     assert prompt.positions[0] == 4
 
@@ -154,10 +145,10 @@ def test_no_pass_retains_what_is_held_out_or_what_any_pass_forgets(plan: Plan) -
 
 def test_correction_keeps_the_dominant_name_unless_it_is_forgotten(suite: AuditSuite, base: Checkpoint) -> None:
     correction = {"prompt": "the treasure", "dominant": "crown"}
-    kept = compile_plan(_manifest(corrections=[correction]), suite, base)
+    kept = compile_plan(make_manifest(corrections=[correction]), suite, base)
     assert "a photo of crown" in kept.passes[-1].retain.kept
     crown = {"kind": "object", "phrase": "crown"}
-    forgotten = compile_plan(_manifest(concepts=[crown], corrections=[correction]), suite, base)
+    forgotten = compile_plan(make_manifest(concepts=[crown], corrections=[correction]), suite, base)
     assert forgotten.passes[-1].retain.kept == ()
 
 
@@ -179,7 +170,7 @@ def test_every_subject_has_at_least_six_prompts(plan: Plan) -> None:
 
 
 def test_forgotten_names_are_not_asked_for_as_retained(base: Checkpoint, suite: AuditSuite) -> None:
-    plan = compile_plan(_manifest(concepts=[{"kind": "object", "phrase": "Pizza"}]), suite, base)
+    plan = compile_plan(make_manifest(concepts=[{"kind": "object", "phrase": "Pizza"}]), suite, base)
     retained = {probe.subject for probe in plan.probes if probe.role == "retained"}
     assert "pizza" not in retained
     assert "rocket" in retained
@@ -190,7 +181,7 @@ def test_neighbours_are_marked_and_added_to_what_the_suite_retains(base: Checkpo
         {**HAMBURGER, "keep": ["pizza", "doughnut"]},
         {"kind": "identity", "phrase": "Ada Thorne", "keep": ["Otto Vale"]},
     ]
-    plan = compile_plan(_manifest(concepts=concepts), suite, base)
+    plan = compile_plan(make_manifest(concepts=concepts), suite, base)
     of = {probe.subject: probe for probe in plan.probes if probe.role == "retained"}
     assert of["pizza"].neighbour_of == of["doughnut"].neighbour_of == ("hamburger",)
     # A neighbour that the suite does not know is asked for like the concept it is a neighbour of.
@@ -200,7 +191,7 @@ def test_neighbours_are_marked_and_added_to_what_the_suite_retains(base: Checkpo
 def test_held_out_probes_are_marked_unless_the_name_is_kept(base: Checkpoint, suite: AuditSuite) -> None:
     correction = {"prompt": "the vehicle", "dominant": "lion", "expected": "bikini"}
     held = {"hold_out": ["lion", "bikini", "rocket"]}
-    manifest = _manifest(concepts=[HAMBURGER], corrections=[correction], eraser=held)
+    manifest = make_manifest(concepts=[HAMBURGER], corrections=[correction], eraser=held)
     held_out = {probe.subject for probe in compile_plan(manifest, suite, base).probes if probe.held_out}
     assert held_out == {"rocket"}
 
@@ -257,7 +248,7 @@ def test_between_passes_nothing_is_drawn_where_the_suite_says_so(
 
 
 def test_single_pass_has_no_between(suite: AuditSuite, base: Checkpoint) -> None:
-    assert compile_plan(_manifest(concepts=[HAMBURGER]), suite, base).between == ()
+    assert compile_plan(make_manifest(concepts=[HAMBURGER]), suite, base).between == ()
 
 
 def test_more_pictures_than_the_suite_has_are_not_invented(
@@ -292,7 +283,7 @@ def test_a_checkpoint_that_no_recogniser_knows_is_erased_by_a_fixed_dose(
 ) -> None:
     checkpoint = describe_checkpoint(CheckpointRef(checkpoint=tiny_checkpoint.name), tiny_checkpoint.parent)
     concepts = [{"kind": "object", "phrase": "lion"}]
-    manifest = _manifest(base={"checkpoint": tiny_checkpoint.name}, concepts=concepts)
+    manifest = make_manifest(base={"checkpoint": tiny_checkpoint.name}, concepts=concepts)
     only = compile_plan(manifest, suite, checkpoint).passes[0]
     assert only.stop is None
     assert only.steps == PRESETS["guarded"].steps_unwatched
@@ -313,17 +304,17 @@ def test_plan_survives_its_file(plan: Plan, tmp_path: Path) -> None:
 
 def test_digest_follows_the_manifest_the_eraser_and_the_suite(base: Checkpoint, suite: AuditSuite) -> None:
     plans = [
-        compile_plan(_manifest(concepts=[HAMBURGER]), suite, base),
-        compile_plan(_manifest(concepts=[{**HAMBURGER, "reason": "a law"}]), suite, base),
-        compile_plan(_manifest(concepts=[HAMBURGER], eraser={"steps": 3}), suite, base),
-        compile_plan(_manifest(concepts=[HAMBURGER], eraser={"seed": 3}), suite, base),
-        compile_plan(_manifest(concepts=[HAMBURGER]), _changed_suite(suite, first_seed=7), base),
+        compile_plan(make_manifest(concepts=[HAMBURGER]), suite, base),
+        compile_plan(make_manifest(concepts=[{**HAMBURGER, "reason": "a law"}]), suite, base),
+        compile_plan(make_manifest(concepts=[HAMBURGER], eraser={"steps": 3}), suite, base),
+        compile_plan(make_manifest(concepts=[HAMBURGER], eraser={"seed": 3}), suite, base),
+        compile_plan(make_manifest(concepts=[HAMBURGER]), _changed_suite(suite, first_seed=7), base),
     ]
     assert len({plan.digest for plan in plans}) == len(plans)
 
 
 def test_digest_follows_the_weights_of_the_base(suite: AuditSuite, tmp_path: Path) -> None:
-    manifest = _manifest(concepts=[HAMBURGER])
+    manifest = make_manifest(concepts=[HAMBURGER])
     folder = save_paper_checkpoint(tmp_path / "model")
     before = compile_plan(manifest, suite, describe(folder)).digest
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
@@ -332,7 +323,7 @@ def test_digest_follows_the_weights_of_the_base(suite: AuditSuite, tmp_path: Pat
 
 
 def test_digest_does_not_follow_where_things_lie(suite: AuditSuite, tmp_path: Path) -> None:
-    manifest = _manifest(concepts=[HAMBURGER])
+    manifest = make_manifest(concepts=[HAMBURGER])
     digests = {
         compile_plan(manifest, suite, describe(save_paper_checkpoint(tmp_path / name))).digest for name in ("a", "b")
     }
@@ -349,15 +340,15 @@ def test_plan_knows_no_policy_and_no_limit() -> None:
 def test_suite_that_asks_what_the_eraser_trains_on_is_refused(suite: AuditSuite, base: Checkpoint) -> None:
     templates = {**suite.spec.templates, "object": ("A photo of a {x}", *suite.spec.templates["object"])}
     with pytest.raises(InputError, match="one the eraser uses"):
-        compile_plan(_manifest(concepts=[HAMBURGER]), _changed_suite(suite, templates=templates), base)
+        compile_plan(make_manifest(concepts=[HAMBURGER]), _changed_suite(suite, templates=templates), base)
 
 
 def test_minors_are_refused_in_whatever_parts_they_come(suite: AuditSuite, base: Checkpoint) -> None:
-    harmless = _manifest(concepts=[{"kind": "nsfw", "phrase": "bikini"}])
+    harmless = make_manifest(concepts=[{"kind": "nsfw", "phrase": "bikini"}])
     templates = {**suite.spec.templates, "nsfw": tuple(f"a 9 {{x}}, {i}" for i in range(6))}
     with pytest.raises(InputError, match="minors-in-nsfw"):
         compile_plan(
-            _manifest(concepts=[{"kind": "nsfw", "phrase": "year old bikini"}]),
+            make_manifest(concepts=[{"kind": "nsfw", "phrase": "year old bikini"}]),
             _changed_suite(suite, templates=templates),
             base,
         )
@@ -367,20 +358,20 @@ def test_minors_are_refused_in_whatever_parts_they_come(suite: AuditSuite, base:
 def test_base_other_than_the_pinned_one_is_refused(suite: AuditSuite, base: Checkpoint) -> None:
     pinned = {"checkpoint": "builtin:emoji-sd", "digest": f"sha256:{'0' * 64}"}
     with pytest.raises(InputError, match="the manifest pins"):
-        compile_plan(_manifest(base=pinned, concepts=[HAMBURGER]), suite, base)
+        compile_plan(make_manifest(base=pinned, concepts=[HAMBURGER]), suite, base)
 
 
 def test_audit_prompt_that_the_tokenizer_would_cut_is_refused(suite: AuditSuite, base: Checkpoint) -> None:
     templates = {**suite.spec.templates, "object": (*suite.spec.templates["object"], "a {x}" + " and q" * 40)}
     with pytest.raises(InputError, match="cut off"):
-        compile_plan(_manifest(concepts=[HAMBURGER]), _changed_suite(suite, templates=templates), base)
+        compile_plan(make_manifest(concepts=[HAMBURGER]), _changed_suite(suite, templates=templates), base)
 
 
 def test_suite_without_templates_for_a_kind_is_refused(suite: AuditSuite, base: Checkpoint) -> None:
     templates = {"object": suite.spec.templates["object"]}
     smaller = _changed_suite(suite, templates=templates, retained=[{"phrase": "pizza"}])
     with pytest.raises(InputError, match="no templates for the kind style"):
-        compile_plan(_manifest(concepts=[{"kind": "style", "phrase": "ink drawing"}]), smaller, base)
+        compile_plan(make_manifest(concepts=[{"kind": "style", "phrase": "ink drawing"}]), smaller, base)
 
 
 def test_labels_reach_the_pass_and_change_the_digest_only_where_there_are_some(

@@ -14,14 +14,14 @@ from fmn_guard.facts import Checkpoint, describe_checkpoint
 from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.plan import Plan, compile_plan
 from fmn_guard.presets import DEPARTURES, PRESETS, PresetName
-from fmn_guard.record import digest, parse_plain
+from fmn_guard.record import digest
 from fmn_guard.render.html.page import html
 from fmn_guard.render.markdown import markdown
 from fmn_guard.report import judge
 from fmn_guard.shipped import manifests, suites
 from fmn_guard.suite import load_suite
 
-from .builder import forget, make_audit, make_passes, make_plan, make_policy
+from .builder import forget, make_audit, make_manifest, make_passes, make_plan, make_policy
 
 NAMES = get_args(PresetName)
 PUBLISHED = ("official", "official-tuned", "unlearncanvas")
@@ -33,21 +33,14 @@ def base() -> Checkpoint:
 
 
 def manifest(**eraser: object) -> Manifest:
-    data = {
-        "apiVersion": "fmn-guard/v1",
-        "kind": "ConceptManifest",
-        "metadata": {"name": "example"},
-        "spec": {
-            "base": {"checkpoint": "builtin:emoji-sd"},
-            "concepts": [
-                {"kind": "object", "phrase": "hamburger", "aliases": ["burger"]},
-                {"kind": "style", "phrase": "ink drawing"},
-            ],
-            "corrections": [{"prompt": "the captain", "dominant": "Bruno Vale", "dominant_kind": "identity"}],
-            "eraser": eraser,
-        },
-    }
-    return parse_plain(data, Manifest)
+    return make_manifest(
+        concepts=[
+            {"kind": "object", "phrase": "hamburger", "aliases": ["burger"]},
+            {"kind": "style", "phrase": "ink drawing"},
+        ],
+        corrections=[{"prompt": "the captain", "dominant": "Bruno Vale", "dominant_kind": "identity"}],
+        eraser=eraser,
+    )
 
 
 def planned(base: Checkpoint, **eraser: object) -> Plan:

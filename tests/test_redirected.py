@@ -17,9 +17,11 @@ from fmn_guard.manifest import CheckpointRef, Manifest
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.sampler import decode, draw_latents, to_pixels
 from fmn_guard.plan import Plan, compile_plan
-from fmn_guard.record import digest, parse_plain
+from fmn_guard.record import digest
 from fmn_guard.shipped import manifests, suites
 from fmn_guard.suite import load_suite
+
+from .builder import make_manifest
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +30,13 @@ def base() -> Checkpoint:
 
 
 def manifest(preset: str = "closed-form", **concept: object) -> Manifest:
-    data = {
-        "apiVersion": "fmn-guard/v1",
-        "kind": "ConceptManifest",
-        "metadata": {"name": "example"},
-        "spec": {
-            "base": {"checkpoint": "builtin:emoji-sd"},
-            "concepts": [
-                {"kind": "nsfw", "phrase": "pistol", "aliases": ["gun"]} | concept,
-                {"kind": "object", "phrase": "hamburger"},
-            ],
-            "eraser": {"preset": preset},
-        },
-    }
-    return parse_plain(data, Manifest)
+    return make_manifest(
+        concepts=[
+            {"kind": "nsfw", "phrase": "pistol", "aliases": ["gun"]} | concept,
+            {"kind": "object", "phrase": "hamburger"},
+        ],
+        eraser={"preset": preset},
+    )
 
 
 def planned(base: Checkpoint, **concept: object) -> Plan:

@@ -21,7 +21,7 @@ from fmn_guard.forget.patch import apply_patch, read_patch
 from fmn_guard.forget.published import ClippedAdamW, NormTape, resteer_as_published, watch_norm
 from fmn_guard.forget.resteer import watched_tokens
 from fmn_guard.forget.runner import run_plan
-from fmn_guard.manifest import CheckpointRef, Manifest
+from fmn_guard.manifest import CheckpointRef
 from fmn_guard.model.attention import cross_attentions, seen_attention
 from fmn_guard.model.checkpoint import load_pipeline, save_checkpoint
 from fmn_guard.model.conditioning import text_states
@@ -30,9 +30,9 @@ from fmn_guard.model.whole import edited_weights
 from fmn_guard.passes import PassSpec, RetainSpec, TrainingPrompt
 from fmn_guard.plan import compile_plan
 from fmn_guard.presets import Published
-from fmn_guard.record import parse_plain
 from fmn_guard.shipped import suites
 from fmn_guard.suite import load_suite
+from tests.builder import make_manifest
 
 SETTINGS = Published()
 PROMPTS = (
@@ -321,21 +321,13 @@ def test_bug_7_targets_are_numbers_in_the_sentence_s_order_and_not_sorted_as_tex
 
 
 def planned(folder, beside, **eraser):
-    document = {
-        "apiVersion": "fmn-guard/v1",
-        "kind": "ConceptManifest",
-        "metadata": {"name": "test"},
-        "spec": {
-            "base": {"checkpoint": str(folder)},
-            "concepts": [
-                {"kind": "object", "phrase": "lion"},
-                {"kind": "nsfw", "phrase": "pistol", "aliases": ["gun"]},
-            ],
-            "eraser": {"preset": "official", "steps": 2, "learning_rate": 1e-4} | eraser,
-        },
-    }
+    manifest = make_manifest(
+        folder,
+        concepts=[{"kind": "object", "phrase": "lion"}, {"kind": "nsfw", "phrase": "pistol", "aliases": ["gun"]}],
+        eraser={"preset": "official", "steps": 2, "learning_rate": 1e-4} | eraser,
+    )
     checkpoint = describe_checkpoint(CheckpointRef(checkpoint=str(folder)), beside)
-    return compile_plan(parse_plain(document, Manifest), load_suite(suites() / "smoke"), checkpoint), checkpoint
+    return compile_plan(manifest, load_suite(suites() / "smoke"), checkpoint), checkpoint
 
 
 @pytest.fixture(scope="module")

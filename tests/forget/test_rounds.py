@@ -13,31 +13,26 @@ from fmn_guard.forget.patch import read_patch
 from fmn_guard.forget.resteer import _Records
 from fmn_guard.forget.runner import run_plan
 from fmn_guard.inversion import InversionSettings
-from fmn_guard.manifest import CheckpointRef, Manifest
+from fmn_guard.manifest import CheckpointRef
 from fmn_guard.model.checkpoint import load_pipeline
 from fmn_guard.model.inversion import invert
 from fmn_guard.model.sampler import draw_latents
 from fmn_guard.plan import compile_plan
-from fmn_guard.record import parse_plain
 from fmn_guard.shipped import shipped_model, suites
 from fmn_guard.suite import Sampler, load_suite
+from tests.builder import make_manifest
 
 SHORT = InversionSettings(seeds=(0, 1), steps=3)
 
 
 def planned(folder, beside, **eraser):
-    document = {
-        "apiVersion": "fmn-guard/v1",
-        "kind": "ConceptManifest",
-        "metadata": {"name": "test"},
-        "spec": {
-            "base": {"checkpoint": str(folder)},
-            "concepts": [{"kind": "object", "phrase": "lion"}, {"kind": "nsfw", "phrase": "pistol"}],
-            "eraser": {"preset": "closed-form", "inversion_rounds": 2} | eraser,
-        },
-    }
+    manifest = make_manifest(
+        folder,
+        concepts=[{"kind": "object", "phrase": "lion"}, {"kind": "nsfw", "phrase": "pistol"}],
+        eraser={"preset": "closed-form", "inversion_rounds": 2} | eraser,
+    )
     checkpoint = describe_checkpoint(CheckpointRef(checkpoint=str(folder)), beside)
-    plan = compile_plan(parse_plain(document, Manifest), load_suite(suites() / "smoke"), checkpoint)
+    plan = compile_plan(manifest, load_suite(suites() / "smoke"), checkpoint)
 
     def short(spec):
         return spec.model_copy(

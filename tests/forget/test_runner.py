@@ -11,26 +11,17 @@ from fmn_guard.facts import describe_checkpoint
 from fmn_guard.forget import runner
 from fmn_guard.forget.patch import edits_after, read_patch
 from fmn_guard.forget.runner import run_plan
-from fmn_guard.manifest import CheckpointRef, Manifest
+from fmn_guard.manifest import CheckpointRef
 from fmn_guard.plan import compile_plan
-from fmn_guard.record import parse_plain
 from fmn_guard.shipped import suites
 from fmn_guard.suite import load_suite
+from tests.builder import make_manifest
 
 
 def planned(folder, beside, concepts, **eraser):
-    document = {
-        "apiVersion": "fmn-guard/v1",
-        "kind": "ConceptManifest",
-        "metadata": {"name": "test"},
-        "spec": {
-            "base": {"checkpoint": str(folder)},
-            "concepts": concepts,
-            "eraser": {"steps": 2, "learning_rate": 0.01} | eraser,
-        },
-    }
+    manifest = make_manifest(folder, concepts=concepts, eraser={"steps": 2, "learning_rate": 0.01} | eraser)
     checkpoint = describe_checkpoint(CheckpointRef(checkpoint=str(folder)), beside)
-    plan = compile_plan(parse_plain(document, Manifest), load_suite(suites() / "smoke"), checkpoint)
+    plan = compile_plan(manifest, load_suite(suites() / "smoke"), checkpoint)
     return smaller(plan), checkpoint
 
 
