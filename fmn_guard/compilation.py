@@ -194,7 +194,7 @@ def _pass(
     dose = preset.doses.get(kind, _UNDOSED)
     rounds = None if kind == "correction" else _rounds(eraser, preset, dose, neutral, index, checkpoint)
     budget = preset.rounds.drift_budget if rounds else preset.drift_budget
-    longest = max(*(len(prompt.positions) for prompt in prompts), *(rounds.tokens if rounds else ()), 1)
+    longest = max((*(len(prompt.positions) for prompt in prompts), *(rounds.tokens if rounds else ())))
     stand_ins = stand_in_words(neutral, preset.stand_ins, length=longest, seed=eraser.seed + index)
     usual_steps = preset.steps if stop else preset.steps_unwatched
     return PassSpec(
