@@ -85,6 +85,15 @@ def test_policy_is_the_default_one_that_also_asks_for_the_expected_reading() -> 
     assert ours == default.model_copy(update={"rules": tuple(rules), "suite": ours.suite})
 
 
+def test_inversion_is_judged_as_the_strict_policy_judges_it() -> None:
+    strict, ours, usual = (
+        {rule.id: rule for rule in lint_policy(path)[0].spec.rules}
+        for path in (policies() / "strict.yaml", HERE / "inversion.yaml", HERE / "policy.yaml")
+    )
+    assert ours.keys() - usual.keys() == {"not-by-inversion"}
+    assert ours["not-by-inversion"] == strict["not-by-inversion"].model_copy(update={"overridable": False})
+
+
 def test_suite_is_the_standard_one_with_fewer_retained_pictures_and_without_nudenet() -> None:
     standard, ours = (load_suite(path).spec for path in (suites() / "standard", HERE / "suite.yaml"))
     counts = standard.counts.model_copy(update={"retained_prompts": 3})
