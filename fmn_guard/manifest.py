@@ -14,6 +14,7 @@ from typing import Annotated, Literal, assert_never
 
 from pydantic import AfterValidator, Field, model_validator
 
+from .contradictions import contradictions
 from .errors import InputError
 from .presets import PRESETS, EndOfText, PresetName
 from .record import Digest, Record, Slug, slugify
@@ -289,113 +290,9 @@ class ManifestSpec(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> ManifestSpec:
-        problems = list(self._contradictions())
-        if problems:
+        if problems := list(contradictions(self)):
             raise RuleViolations(problems)
         return self
-
-    def _contradictions(self) -> Iterator[RuleViolation]:
-        if not self.concepts and not self.corrections:
-            yield RuleViolation(
-                "nothing-to-do",
-                "neither concepts nor corrections are listed",
-                hint="list at least one concept",
-            )
-        # Names are compared by slug, which is what files, labels and probes are called by.
-        owners: dict[str, str] = {}
-        slugs: dict[str, str] = {}
-        for i, concept in enumerate(self.concepts):
-            where = ("concepts", i)
-            if concept.slug in slugs:
-                yield RuleViolation(
-                    "duplicate-concept",
-                    f"{concept.phrase!r} and {slugs[concept.slug]!r} are the same concept",
-                    hint="list a concept once; other names go into its aliases",
-                    loc=(*where, "phrase"),
-                )
-            for j, name in enumerate(concept.names):
-                key = slugify(name)
-                if key in owners and not (j == 0 and concept.slug in slugs):
-                    yield RuleViolation(
-                        "ambiguous-name",
-                        f"{name!r} already names the concept {owners[key]!r}",
-                        hint="each name is listed once and belongs to one concept; remove the other",
-                        loc=(*where, "phrase") if j == 0 else (*where, "aliases", j - 1),
-                    )
-                owners.setdefault(key, concept.slug)
-            slugs.setdefault(concept.slug, concept.phrase)
-        kept: list[tuple[Loc, str]] = [(("keep", i), name) for i, name in enumerate(self.keep)]
-        for i, concept in enumerate(self.concepts):
-            kept += [(("concepts", i, "keep", j), name) for j, name in enumerate(concept.keep)]
-        for loc, name in kept:
-            if slugify(name) in owners:
-                yield RuleViolation(
-                    "forgotten-and-kept",
-                    f"{name!r} is to be kept, but the concept {owners[slugify(name)]!r} forgets it",
-                    hint="remove it from keep, or from the concepts",
-                    loc=loc,
-                )
-        yield from self._misled(owners)
-        keeps = {slugify(name) for _, name in kept}
-        for i, name in enumerate(self.eraser.hold_out):
-            if (slug := slugify(name)) in keeps or slug in owners:
-                yield RuleViolation(
-                    "held-out-and-named",
-                    f"{name!r} is held out, but {'forgotten by a concept' if slug in owners else 'to be kept'}",
-                    hint="hold out what the eraser is told nothing of; remove it here or there",
-                    loc=("eraser", "hold_out", i),
-                )
-        prompts: set[str] = set()
-        for i, correction in enumerate(self.corrections):
-            if correction.slug in prompts or correction.slug in owners:
-                yield RuleViolation(
-                    "duplicate-correction",
-                    f"{correction.prompt!r} is already listed",
-                    hint="a prompt is corrected once, and is not at the same time forgotten",
-                    loc=("corrections", i, "prompt"),
-                )
-            prompts.add(correction.slug)
-            if correction.expected and slugify(correction.expected) in owners:
-                yield RuleViolation(
-                    "forgotten-and-expected",
-                    f"{correction.expected!r} is expected here, but a concept forgets it",
-                    hint="expect something the model still draws, or leave expected out",
-                    loc=("corrections", i, "expected"),
-                )
-            if correction.expected and slugify(correction.expected) == slugify(correction.dominant):
-                yield RuleViolation(
-                    "expected-is-dominant",
-                    f"{correction.expected!r} is both the dominant and the expected reading",
-                    hint="expected is what the prompt should show instead",
-                    loc=("corrections", i, "expected"),
-                )
-
-    def _misled(self, owners: dict[str, str]) -> Iterator[RuleViolation]:
-        """What is wrong with phrases that concepts are redirected to.
-
-        Args:
-            owners: The concept that forgets a name, by the name's slug.
-        """
-        for i, concept in enumerate(self.concepts):
-            if concept.redirect_to is None:
-                continue
-            loc = ("concepts", i, "redirect_to")
-            if PRESETS[self.eraser.preset].published:
-                yield RuleViolation(
-                    "setting-without-effect",
-                    f"redirect_to does nothing under the preset {self.eraser.preset}",
-                    hint="remove it: the algorithm as published leads nowhere",
-                    loc=loc,
-                )
-            told = f"-{slugify(concept.redirect_to)}-"
-            for name, owner in owners.items():
-                if f"-{name}-" in told:
-                    yield RuleViolation(
-                        "redirected-to-forgotten",
-                        f"{concept.redirect_to!r} names what the concept {owner!r} forgets",
-                        hint="name something the model still draws, or leave redirect_to out",
-                        loc=loc,
-                    )
 
 
 class Manifest(Record):
