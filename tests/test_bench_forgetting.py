@@ -78,6 +78,14 @@ def test_a_whole_vocabulary_lacks_nothing_but_what_is_forgotten() -> None:
     assert all(set(spec.retain.excluded_words) == forgotten for spec in plan.passes)
 
 
+def test_a_short_sequence_is_six_concepts_of_the_ten_with_and_without_the_whole_vocabulary() -> None:
+    short = [s for s in scenarios(FULL, "guarded") if "short" in s.name]
+    assert [(s.name, s.whole) for s in short] == [("short-sequence", False), ("whole-short-sequence", True)]
+    assert all(s.concepts == SEQUENCE[:6] for s in short)
+    assert {concept["kind"] for concept in short[0].concepts} == {"identity", "style", "object", "nsfw"}
+    assert not [s for s in scenarios(FULL, "hybrid") if "short" in s.name]
+
+
 def test_a_long_sequence_is_thirty_concepts_in_each_mode_and_asks_for_thirty_others() -> None:
     long = [s for s in scenarios(FULL, "guarded") if s.name.startswith("long")]
     assert [s.sequence for s in long] == ["sequential", "merge", "joint"]
@@ -146,6 +154,7 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
         own={},
         patch=50,
     )
+    short = row("whole-short-sequence", targets={"a": Count(hits=1, n=12), "b": Count(hits=0, n=12)})
     ranked = row("rank-20", directions_left=0.04)
     inverted = row(
         "inverted-object", recovered={"4": Count(hits=9, n=24)}, recovered_on_base={"4": Count(hits=24, n=24)}
@@ -156,7 +165,7 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
         recovered={"1": Count(hits=1, n=24)},
         recovered_on_base={"1": Count(hits=24, n=24)},
     )
-    guarded = [*kinds, sequence, merged, ranked, inverted, attacked]
+    guarded = [*kinds, sequence, merged, short, ranked, inverted, attacked]
     lines = dict(
         (cells[0], cells[1:])
         for line in table({"guarded": guarded, "official": kinds[:1]})
@@ -179,6 +188,7 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
     assert lines["object, inversion rounds: retained, held out: net loss"][0].startswith("7.7 %")
     assert lines["object, inversion rounds: CPU seconds"] == ["180", "not run"]
     assert lines["2 concepts, merge: the worst target"][0].startswith("1 of 12")
+    assert lines["2 passes, whole vocabulary: the worst target"][0].startswith("1 of 12")
     assert "2 concepts, merge: most pictures of a concept that came back" not in lines
     assert lines["4.0 % of all directions left: still shown; retained, held out: net loss"][0].startswith("1 of 12")
     assert lines["CPU seconds a concept, drawing included; drawing alone (medians)"][0] == "10.0; 4.0, n 9"

@@ -64,6 +64,7 @@ class Size(NamedTuple):
         inverted: how many of these are asked for by inverted tokens too.
         sequence: passes of a sequence.
         orders: random orders of it, for the presets of the release and for ours.
+        short: passes of a short sequence of `guarded`: the first of the same.
         long: passes of a long sequence, in each mode of sequences, of `guarded`; half of the pictures are drawn.
         ranks: sentences of the language that a pass of `guarded` retains, for the curve of what that leaves.
         first_seed: of the pictures.
@@ -80,6 +81,7 @@ class Size(NamedTuple):
     inverted: int
     sequence: int
     orders: tuple[int, int]
+    short: int
     long: int
     ranks: tuple[int, ...]
     first_seed: int = 6_000_000
@@ -97,6 +99,7 @@ QUICK = Size(
     inverted=0,
     sequence=2,
     orders=(1, 1),
+    short=0,
     long=3,
     ranks=(20,),
 )
@@ -112,6 +115,7 @@ FULL = Size(
     inverted=2,
     sequence=10,
     orders=(2, 3),
+    short=6,
     long=30,
     ranks=(20, 100, 500, 2000, 10_000),
 )
@@ -192,6 +196,9 @@ def scenarios(size: Size, preset: PresetName) -> Iterator[Scenario]:
             yield sequence._replace(name=f"whole-{sequence.name}", whole=True)
     yield Scenario("correction", (), (CORRECTION,))
     if preset == "guarded":
+        if size.short:
+            short = Scenario("short-sequence", SEQUENCE[: size.short], seed=9400)
+            yield from (short, short._replace(name=f"whole-{short.name}", whole=True))
         chosen = list(LONG[: size.long])
         random.Random(0).shuffle(chosen)
         for mode in get_args(SequenceMode):

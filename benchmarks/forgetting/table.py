@@ -49,10 +49,11 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     for found, language in ((sequences, ""), (whole, ", whole vocabulary")):
         if found:
             yield from _sequence_figures(f"{len(found[0].targets)} passes{language}", found)
-    for mode in get_args(SequenceMode):
+    others = [("short-sequence", "passes"), *((f"long-{mode}", f"concepts, {mode}") for mode in get_args(SequenceMode))]
+    for scenario, words in others:
         for prefix, language in (("", ""), ("whole-", ", whole vocabulary")):
-            if row := named.get(f"{prefix}long-{mode}"):
-                yield from _sequence_figures(f"{len(row.targets)} concepts, {mode}{language}", [row])
+            if row := named.get(f"{prefix}{scenario}"):
+                yield from _sequence_figures(f"{len(row.targets)} {words}{language}", [row])
     for row in (row for row in rows if row.recovered):
         kind = row.scenario.removeprefix("inverted-").removeprefix("rounds-")
         if row.scenario.startswith("rounds-"):
