@@ -154,7 +154,7 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
         own={},
         patch=50,
     )
-    short = row("whole-short-sequence", targets={"a": Count(hits=1, n=12), "b": Count(hits=0, n=12)})
+    short = merged.model_copy(update={"scenario": "whole-short-sequence"})
     ranked = row("rank-20", directions_left=0.04)
     inverted = row(
         "inverted-object", recovered={"4": Count(hits=9, n=24)}, recovered_on_base={"4": Count(hits=24, n=24)}
