@@ -21,7 +21,7 @@ class InversionSettings(Record):
     """Embeddings that stand for the concept, side by side."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field((0, 1, 2), min_length=1)
     """One inversion each, of other noise, timesteps and order of pictures; computed side by side."""
-    steps: Annotated[int, Field(ge=1, le=100_000)] = 60
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 120
     """Optimiser steps."""
     batch: Annotated[int, Field(ge=1, le=64)] = 2
     """Pictures that a seed sees in a step."""
