@@ -10,7 +10,6 @@ import rich_click as click
 from ..errors import InputError
 from ..evidence import Audit, PassRecords
 from ..facts import Checkpoint
-from ..findings import undecidable
 from ..lint import lint_manifest, lint_policy
 from ..plan import Plan, compile_plan
 from ..progress import Progress
@@ -20,7 +19,7 @@ from .console import Talk, keep_quiet, shown, talk
 from .device import Precision, Where, device_option, dtype_option
 from .output import Outputs, output_options, read_frameworks
 from .pictures import Embed
-from .plan import show_plan
+from .plan import show_plan, warn_of_limits
 from .progress import reporting
 from .run import (
     check_folder,
@@ -80,8 +79,7 @@ def apply(
         show_plan(plan, rules, as_json)
         say(f"would write into {shown(run)}")
         return
-    for warning in undecidable(plan, rules):
-        say(f"warning: {warning}")
+    warn_of_limits(plan, rules, say)
     if finished_passes(run, plan) is None:
         from ..model.fit import refuse_misfits
         from ..model.placement import available_device

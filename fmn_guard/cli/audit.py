@@ -9,7 +9,6 @@ import rich_click as click
 from ..assembly import Shard
 from ..errors import InputError
 from ..facts import describe_checkpoint
-from ..findings import undecidable
 from ..lint import lint_manifest, lint_policy
 from ..manifest import CheckpointRef
 from ..plan import compile_plan
@@ -19,6 +18,7 @@ from .console import emit_json, keep_quiet, shown, talk
 from .device import Precision, device_option, dtype_option
 from .output import Outputs, output_options, read_frameworks
 from .pictures import Embed
+from .plan import warn_of_limits
 from .run import check_folder, conclude, default_folder, finished_audit, lacks_instrument, open_folder, unlist
 from .spread import spread_options
 
@@ -79,8 +79,7 @@ def audit(
     measured = finished_audit(run, plan, patched_digest=suspect.facts.identity)
     if measured is None and any((run / name).exists() for name in ("passes.json", "audit.json")):
         raise InputError(f"{shown(run)} holds the run of another checkpoint", hint="give another --out")
-    for warning in undecidable(plan, rules):
-        say(f"warning: {warning}")
+    warn_of_limits(plan, rules, say)
     if measured is not None and lacks_instrument(measured):
         measured = None
     if measured is None:

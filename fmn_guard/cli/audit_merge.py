@@ -9,7 +9,6 @@ import rich_click as click
 from ..assembly import finish, one_head, partial_store, partial_stores, remove_partial_stores
 from ..errors import InputError
 from ..evidence import Audit, Distances, PassRecords
-from ..findings import undecidable
 from ..gate import check_suite
 from ..lint import lint_policy
 from ..plan import Plan
@@ -19,6 +18,7 @@ from ..store import Store, merged
 from .console import keep_quiet, shown, talk
 from .output import Outputs, output_options, read_frameworks
 from .pictures import Embed
+from .plan import warn_of_limits
 from .run import conclude, unlist
 
 
@@ -61,8 +61,7 @@ def audit_merge(
         )
     into = partial_store(run)
     shards = [path for folder in runs for path in partial_stores(folder) if path != into]
-    for warning in undecidable(plan, rules):
-        say(f"warning: {warning}")
+    warn_of_limits(plan, rules, say)
     with merged(into, shards) as store:
         say(f"put {len(shards)} shards into {shown(into)}")
         head = one_head(plan, store)

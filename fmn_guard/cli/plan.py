@@ -12,9 +12,11 @@ from ..lint import lint_manifest, lint_policy
 from ..mscore import Cost as MScoreCost
 from ..mscore import plan_mscore
 from ..plan import Plan, compile_plan
-from ..policy import ReleasePolicy
+from ..policy import Metric, ReleasePolicy
 from ..shipped import find, policies
-from .console import emit, emit_json, talk
+from .console import Talk, emit, emit_json, talk
+
+_MEASURED_BY: dict[Metric, str] = {"inversion_recognised": "mscore", "attack_success_rate": "attack"}
 
 
 @click.command()
@@ -54,5 +56,14 @@ def show_plan(compiled: Plan, policy: ReleasePolicy, as_json: bool, mscore: MSco
         emit(plan_table(compiled, cost))
         if mscore:
             click.echo(f"M-Score: {mscore.words}")
+    warn_of_limits(compiled, policy, talk)
+
+
+def warn_of_limits(compiled: Plan, policy: ReleasePolicy, say: Talk) -> None:
+    """Says which limits the planned pictures cannot decide, and which only another command does."""
     for warning in undecidable(compiled, policy):
-        talk(f"warning: {warning}")
+        say(f"warning: {warning}")
+    for rule in policy.spec.rules:
+        if rule.metric in _MEASURED_BY and rule.severity == "error":
+            command = f"fmn-guard {_MEASURED_BY[rule.metric]} RUN"
+            say(f"note: rule {rule.id}: a run is inconclusive until `{command}` has measured {rule.metric}")

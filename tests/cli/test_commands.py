@@ -220,6 +220,13 @@ def test_plan_warns_of_limits_that_the_suite_cannot_decide(home: Path) -> None:
     assert "Rule shown: it takes 35 pictures" in warnings[3]
 
 
+def test_plan_names_the_command_that_a_limit_waits_for_and_no_other() -> None:
+    told = _run("plan", QUICKSTART, "--policy", "strict").stderr
+    assert "rule not-by-inversion: a run is inconclusive until `fmn-guard mscore RUN` has measured" in told
+    assert "fmn-guard attack" not in told
+    assert not _run("plan", QUICKSTART).stderr
+
+
 def test_plan_of_an_unknown_policy_names_the_shipped_ones() -> None:
     result = _run("plan", QUICKSTART, "--policy", "lax")
     assert result.exit_code == 2
