@@ -165,7 +165,8 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
         recovered={"1": Count(hits=1, n=24)},
         recovered_on_base={"1": Count(hits=24, n=24)},
     )
-    guarded = [*kinds, sequence, merged, short, ranked, inverted, attacked]
+    staged = row("tokens-object", seconds=(280.4,))
+    guarded = [*kinds, staged, sequence, merged, short, ranked, inverted, attacked]
     lines = dict(
         (cells[0], cells[1:])
         for line in table({"guarded": guarded, "official": kinds[:1]})
@@ -187,6 +188,7 @@ def test_table_says_what_rows_hold_and_what_was_not_run() -> None:
     assert lines["object, inversion rounds: still shown (base)"][0].startswith("1 of 12")
     assert lines["object, inversion rounds: retained, held out: net loss"][0].startswith("7.7 %")
     assert lines["object, inversion rounds: CPU seconds"] == ["180", "not run"]
+    assert lines["object, with the release's inversion stage: CPU seconds"] == ["280", "not run"]
     assert lines["2 concepts, merge: the worst target"][0].startswith("1 of 12")
     assert lines["2 passes, whole vocabulary: the worst target"][0].startswith("1 of 12")
     assert "2 concepts, merge: most pictures of a concept that came back" not in lines
@@ -203,6 +205,14 @@ def test_inverted_tokens_bring_back_on_the_base_what_they_were_inverted_for() ->
     few, n = recovered(model, model, plan, plan.passes[0], tokens=1, steps=1)
     many, _ = recovered(model, model, plan, plan.passes[0], tokens=1, steps=20)
     assert n == 24 and few <= 2 < 8 <= many
+
+
+def test_the_release_is_timed_with_its_inversion_stage_once() -> None:
+    [staged] = [s for s in scenarios(FULL, "official") if s.tokens]
+    [spec] = plan_of(staged, FULL, {"preset": "official"}, checkpoint()).passes
+    assert spec.published and spec.published.inversion
+    assert (spec.published.inversion.tokens, spec.published.inversion.steps) == (4, 500)
+    assert not [s for preset in ("guarded", "official-tuned") for s in scenarios(FULL, preset) if s.tokens]
 
 
 def test_rows_are_one_scenario_each() -> None:

@@ -35,6 +35,7 @@ class Scenario(NamedTuple):
         whole: whether the language may hold every word of the tokenizer, as in use, and no concept is held out of it.
         inverted: steps of the textual inversions that try to bring the concept back; none where it is 0.
         rounds: inversion rounds of each pass.
+        tokens: that a pass of the release inverts first, to forget these in place of the names.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Scenario(NamedTuple):
     whole: bool = False
     inverted: int = 0
     rounds: int = 0
+    tokens: int = 0
 
 
 class Size(NamedTuple):
@@ -186,6 +188,8 @@ def scenarios(size: Size, preset: PresetName) -> Iterator[Scenario]:
         yield inverted
         if preset == "guarded":
             yield inverted._replace(name=f"rounds-{concept['kind']}", rounds=2)
+    if preset == "official" and size.inverted:
+        yield Scenario(f"tokens-{SINGLES[0]['kind']}", SINGLES[:1], tokens=4)
     ours = preset in ("guarded", "hybrid", "closed-form")
     for order in range(size.orders[ours]):
         chosen = list(SEQUENCE[: size.sequence])
@@ -235,6 +239,7 @@ def plan_of(scenario: Scenario, size: Size, eraser: dict[str, Any], base: Checkp
                 "hold_out": held_out,
                 "sequence": scenario.sequence,
                 **({"inversion_rounds": scenario.rounds} if scenario.rounds else {}),
+                **({"inverted_tokens": scenario.tokens} if scenario.tokens else {}),
                 **eraser,
             },
         },

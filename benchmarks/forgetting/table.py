@@ -79,7 +79,12 @@ def _figures(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
             f"{percent(row.directions_left)} of all directions left: still shown; retained, held out: net loss",
             f"{_share(row.targets.values())}; {_drop([row.retained['held out']])}",
         )
-    alone = [row for row in rows if len(row.seconds) == len(row.targets) and not row.scenario.startswith("rounds-")]
+    for row in (row for row in rows if row.scenario.startswith("tokens-")):
+        kind = f"{row.scenario.removeprefix('tokens-')}, with the release's inversion stage"
+        yield f"{kind}: still shown (base)", _before_and_after(row.base, row.targets)
+        yield f"{kind}: CPU seconds", f"{sum(row.seconds):.0f}"
+    inverting = ("rounds-", "tokens-")
+    alone = [row for row in rows if len(row.seconds) == len(row.targets) and not row.scenario.startswith(inverting)]
     seconds = [s for row in alone for s in row.seconds]
     yield (
         "CPU seconds a concept, drawing included; drawing alone (medians)",
