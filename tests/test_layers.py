@@ -18,11 +18,11 @@ PACKAGE = ROOT / "fmn_guard"
 
 # The first part of a module's path below fmn_guard, such as `plan` or `cli`.
 PAPER = frozenset(
-    "assembly attacks cases chain characters compilation conceptbench cost diff distances evidence explain facts "
-    "family faults findings frameworks gate gathered index instruments intrusions inversion jsonfile lint manifest "
-    "matrix measurement metrics migrate mscore passes pickles pieces plan policy presets probes progress prompt_sets "
-    "record render report retention review schema sentences sequence shipped signing source standing stats store "
-    "suite summaries t5 tally tensors tokens untested waivers weights yamlfile".split()
+    "assembly attacks cases chain characters compilation conceptbench contradictions cost diff distances evidence "
+    "explain facts family faults findings frameworks gate gathered index instruments intrusions inversion jsonfile "
+    "lint manifest matrix measurement metrics migrate mscore passes pickles pieces plan policy presets probes "
+    "progress prompt_sets record render report retention review schema sentences sequence shipped signing source "
+    "standing stats store suite summaries t5 tally tensors tokens untested waivers weights yamlfile".split()
 )
 TORCH_HALF = frozenset({"model", "forget", "audit"})
 
