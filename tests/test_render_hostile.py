@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fmn_guard.evidence import Instrument
@@ -61,6 +61,8 @@ def written(ending: str, text: str) -> str:
 
 
 @few
+@example("\\\\u0041")
+@example(r"\\server\share\file.yaml")
 @given(hostile | st.just("\ud800"))  # half a surrogate pair: no record that was read from a file holds one
 def test_one_line_is_one_line_that_every_encoding_can_hold(text: str) -> None:
     line = one_line(text)

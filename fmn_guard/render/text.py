@@ -17,7 +17,7 @@ from ..stats import percent
 DEPARTS = "It departs from the algorithm released as Forget-Me-Not (arXiv 2303.17591) in this:"
 _NAMED = 6  # classes of an instrument that are told by name
 # The folders of an absolute path: they name people and machines.
-_FOLDERS = re.compile(r"(?<![\w/.:-])(~|[A-Za-z]:)?[/\\]([^\s/\\]+[/\\])*(?=\w)")
+_FOLDERS = re.compile(r"(?<![\w/\\.:-])(~|[A-Za-z]:)?(/|\\+)([^\s/\\]+(/|\\+))*(?=\w)")
 # What XML, YAML and UTF-8 cannot hold, and what turns the reading direction of the words after it.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
