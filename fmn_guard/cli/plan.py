@@ -60,10 +60,11 @@ def show_plan(compiled: Plan, policy: ReleasePolicy, as_json: bool, mscore: MSco
 
 
 def warn_of_limits(compiled: Plan, policy: ReleasePolicy, say: Talk) -> None:
-    """Says which limits the planned pictures cannot decide, and which only another command does."""
+    """Says which limits the planned pictures cannot decide, and which wait for another command."""
     for warning in undecidable(compiled, policy):
         say(f"warning: {warning}")
+    if all(spec.kind == "correction" for spec in compiled.passes):  # nobody inverts or attacks these
+        return
     for rule in policy.spec.rules:
-        if rule.metric in _MEASURED_BY and rule.severity == "error":
-            command = f"fmn-guard {_MEASURED_BY[rule.metric]} RUN"
-            say(f"note: rule {rule.id}: a run is inconclusive until `{command}` has measured {rule.metric}")
+        if rule.metric in _MEASURED_BY:
+            say(f"note: rule {rule.id} waits for `fmn-guard {_MEASURED_BY[rule.metric]} RUN`")
