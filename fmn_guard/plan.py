@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -104,9 +103,10 @@ def plan_digest(plan: Mapping[str, Any]) -> Digest:
     Raises:
         KeyError, TypeError: it is no plan.
     """
-    content = deepcopy(dict(plan))
-    content.pop("source", None)
+    content = {key: part for key, part in plan.items() if key != "source"}
+    content["base"] = {**content["base"]}
     del content["base"]["reference"]
+    content["passes"] = [{**spec} for spec in content["passes"]]
     for spec in content["passes"]:
         del spec["images"]
         spec.pop("departures", None)

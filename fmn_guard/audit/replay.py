@@ -65,7 +65,8 @@ def sample_of(plan: Plan, share: float, seed: int = 0) -> list[tuple[Probe, ...]
         seed: Chooses another sample; the same seed gives the same one.
     """
     batches = probe_batches(plan)
-    shuffled = sorted(range(len(batches)), key=lambda i: digest([plan.digest, seed, i]))
+    plan_digest = plan.digest
+    shuffled = sorted(range(len(batches)), key=lambda i: digest([plan_digest, seed, i]))
     chosen: list[int] = []
     for i in shuffled:
         if sum(len(batches[j]) for j in chosen) >= share * len(plan.probes):

@@ -163,7 +163,7 @@ def _attended(
         name, heads = f"{layer}{_VALUES}", module.heads
         for start in range(0, len(text), _SENTENCES):
             part = slice(start, start + _SENTENCES)
-            block = states[part].to(pipeline.device)
+            block = states[part].to(asked[name].device)
             turn = torch.arange(start * each, (start + len(block)) * each) % len(asked[name])
             query = asked[name][turn.to(block.device)].unflatten(0, (len(block), each))  # (B, each, heads, c)
             key = module.head_to_batch_dim(module.to_k(block.to(module.to_k.weight)))

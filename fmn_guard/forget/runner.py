@@ -78,15 +78,16 @@ def run_plan(
     published = any(spec.published for spec in plan.passes)
     pipeline = load_pipeline(checkpoint.folder, device, "float32" if published else precision)
     language = RetainedLanguage(pipeline, checkpoint.words(), plan.sampler)
-    ledger = _Ledger(out, plan.digest)
+    plan_digest = plan.digest
+    ledger = _Ledger(out, plan_digest)
     family = family_in(pipeline)
     stored = part_bytes(checkpoint.folder / family.denoiser, family.parts[family.denoiser])
     with (edited_weights if published else edited_values)(denoiser(pipeline)) as layers:
-        work = _Work(pipeline, layers, plan, checkpoint, language, stored, progress)
+        work = _Work(pipeline, layers, plan, plan_digest, checkpoint, language, stored, progress)
         records, parts = (_run_apart if plan.sequence == "merge" else _run_in_turn)(work, ledger)
     patch_digest = write_patch(out / PATCH, Patch(plan.base.identity, work.denoiser_bytes, tuple(parts)))
     result = PassRecords(
-        plan_digest=plan.digest, base_digest=plan.base.identity, passes=tuple(records), patch_digest=patch_digest
+        plan_digest=plan_digest, base_digest=plan.base.identity, passes=tuple(records), patch_digest=patch_digest
     )
     write_record(out / "passes.json", result)
     ledger.close()
@@ -99,6 +100,7 @@ class _Work(NamedTuple):
     pipeline: StableDiffusionPipeline
     layers: Mapping[str, Edited]
     plan: Plan
+    plan_digest: Digest
     checkpoint: Checkpoint
     language: RetainedLanguage
     denoiser_bytes: int
@@ -261,7 +263,7 @@ def _part(work: _Work, before: dict[str, Tensor], spec: PassSpec, record: PassRe
     facts = PartFacts(
         concepts=concepts,
         kind=spec.kind if len(concepts) == 1 else None,
-        plan_digest=work.plan.digest,
+        plan_digest=work.plan_digest,
         metrics=metrics,
     )
     return Part(facts, stored.edits)
