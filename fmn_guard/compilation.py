@@ -243,7 +243,7 @@ def _pass(
             excluded_words=tuple(sorted(hidden)),
             styles=() if published else styles,
             kept=tuple(dict.fromkeys(kept)),
-            forgotten=tuple(forgotten) if eraser.sequence == "sequential" else (),
+            forgotten=tuple(forgotten) if eraser.sequence in ("sequential", "mended") else (),
             kept_weight=preset.kept_weight,
             sentences=preset.language_sentences,
             pictures=preset.language_pictures,

@@ -24,7 +24,7 @@ class PassRecord(Record):
     """What one pass did."""
 
     slug: Slug
-    """The concept or correction; ``joint`` of all at once, ``merge`` of what came of passes apart."""
+    """The concept or correction; ``joint`` of all at once, ``merge`` of what came of them merged or mended."""
     steps: int
     """Optimiser steps taken after the closed-form solution, if there is one."""
     stopped: Literal["forgotten", "ceiling", "solved", "no-steps", "diverged", "merged"]

@@ -189,8 +189,9 @@ class Correction(Record):
         return self
 
 
-SequenceMode = Literal["sequential", "merge", "joint"]
-"""How a list of concepts is forgotten: one after another, each alone and then merged, or all at once."""
+SequenceMode = Literal["sequential", "mended", "merge", "joint"]
+"""How a list of concepts is forgotten: one after another, the same and then mended, each alone and then merged, or all
+at once."""
 
 
 class EraserSettings(Record):
@@ -202,8 +203,10 @@ class EraserSettings(Record):
     To compare with rather than to release by: ``official``, the algorithm as it was published, its bugs mended;
     ``official-tuned``, with the dose that does best; ``unlearncanvas``, with thirty times the published dose."""
     sequence: Annotated[SequenceMode, Field(exclude_if=lambda mode: mode == "sequential")] = "sequential"
-    """``sequential``: passes one after another, each on the model that those before it left. ``merge``: each from the
-    base alone, then merged in closed form. ``joint``: one pass over all concepts at once."""
+    """``sequential``: passes one after another, each on the model that those before it left. ``mended``: the same, and
+    then a closed-form solution does what they do together, and less to the words that they moved most; long lists keep
+    more, and concepts can no longer be dropped one by one. ``merge``: each from the base alone, then merged in closed
+    form. ``joint``: one pass over all concepts at once."""
     steps: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """Step ceiling of a pass; 0 does nothing at all."""
     learning_rate: Annotated[float, Field(gt=0, le=1e6)] | None = None

@@ -47,7 +47,9 @@ class Plan(Record):
     sequence: Annotated[SequenceMode, Field(exclude_if=lambda mode: mode == "sequential")] = "sequential"
     """How they follow one another, if they do: see `fmn_guard.sequence`."""
     merge_preserve: Annotated[float | None, Field(exclude_if=lambda weight: weight is None)] = None
-    """Weight of the retained language when passes are merged, against what each delivers of its own concept."""
+    """Weight of the retained language when passes are merged or mended, against what they deliver of their concepts."""
+    merge_looks: Annotated[int, Field(exclude_if=lambda looks: not looks)] = 0
+    """How often that solution is looked at for the words that it moves most, and solved again with these held."""
     probes: tuple[Probe, ...]
     """Pictures to draw on either side."""
     between: Annotated[tuple[tuple[str, ...], ...], Field(exclude_if=lambda ids: not ids)] = ()
@@ -136,9 +138,10 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
             hint="use the pinned checkpoint, or update spec.base.digest after checking where the new one comes from",
         )
     eraser = manifest.spec.eraser
-    if eraser.sequence == "merge" and eraser.projection == "off":
+    preset = PRESETS[eraser.preset]
+    if eraser.sequence in ("mended", "merge") and eraser.projection == "off":
         raise InputError(
-            "spec.eraser: passes cannot be merged with projection off: merging holds the retained language",
+            f"spec.eraser: {eraser.sequence} with projection off: a closed-form solution holds the retained language",
             hint="leave projection out, or sequence",
         )
     passes = tuple(passes_of(manifest, checkpoint))
@@ -164,7 +167,8 @@ def compile_plan(manifest: Manifest, suite: AuditSuite, checkpoint: Checkpoint) 
         base_pinned=pinned is not None,
         passes=passes,
         sequence=eraser.sequence,
-        merge_preserve=PRESETS[eraser.preset].merge_preserve if eraser.sequence == "merge" else None,
+        merge_preserve={"mended": preset.mend_preserve, "merge": preset.merge_preserve}.get(eraser.sequence),
+        merge_looks=preset.mend_looks if eraser.sequence == "mended" else 0,
         probes=probes,
         # only in sequence is there a model to look at between passes
         between=probes_between(probes, [spec.slug for spec in passes], suite.spec.counts)

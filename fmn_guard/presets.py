@@ -43,6 +43,8 @@ DEPARTURES = {
     "noisier-batches": "pictures are seen in batches, at the noisier half of the timesteps",
     "contexts": "the name is forgotten in many sentences, not in one",
     "in-sequence": "passes follow one another, where the release trains several concepts at once",
+    "mended": "when all passes are done, a closed-form solution does what they do together, and less to the words that "
+    "they moved most",
     "merged": "each pass begins at the base, and their edits are merged in closed form",
     "aliases": "names and aliases of a concept take turns, as concepts do where the release trains several",
     "drawn-pictures": "the base draws the pictures to forget, where the release is given photos",
@@ -152,6 +154,8 @@ class Preset:
     published: Published | None = None
     rounds: Rounds = Rounds()
     merge_preserve: float = 1.0
+    mend_preserve: float = 3.0
+    mend_looks: int = 3
     drift_budget: float = 0.15
     """Twice what the costliest pass of the quickstart costs: it is there for the one that goes wrong."""
     retries: int = 2
@@ -300,7 +304,12 @@ def departures(
         *(() if looks else ("looks", "look-first")),
         *(() if retains else ("retained-language", "nearest-words", "given-back", "closed-form-start")),
     }
-    follows = {"sequential": ("in-sequence",), "merge": ("merged",), "joint": ()}[sequence]
+    follows = {
+        "sequential": ("in-sequence",),
+        "mended": ("in-sequence", "mended"),
+        "merge": ("merged",),
+        "joint": (),
+    }[sequence]
     return (
         *(name for name in PRESETS[preset].departures if name not in idle),
         *(("neutral-start",) if published and published.inversion else ()),

@@ -1,4 +1,4 @@
-"""How the passes of a plan follow one another: one after another, each alone and then merged, or all at once."""
+"""How the passes of a plan follow one another: in turn, in turn and then mended, each alone and merged, or at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .plan import Plan
 
 IN_WORDS: Mapping[SequenceMode, str] = {
     "sequential": "one after another",
+    "mended": "one after another, then mended in closed form",
     "merge": "each from the base alone, then merged in closed form",
     "joint": "all at once",
 }
@@ -28,13 +29,14 @@ def joined(passes: Sequence[PassSpec]) -> PassSpec:
     It takes as many steps as they do together, and looks as often as one of them; each sentence is led as far as in its
     own pass. In its closed form the language weighs 1 / sum(1 / beta), so that each concept's states weigh against it
     as in a pass of its own. Its drift budget is that of changes which have nothing to do with one another: sqrt(n) of
-    one.
+    one. What is stored of it may take the bytes of all of them.
 
     Args:
         passes: At least one; settings that a plan gives all passes are taken from the first.
     """
     first = passes[0]
     every = sum(spec.stop.every for spec in passes if spec.stop)
+    share = sum(spec.stored_as.share for spec in passes if spec.stored_as)
     drift = first.rollback.drift * math.sqrt(len(passes)) if first.rollback else 0.0
     return first.model_copy(
         update={
@@ -53,6 +55,7 @@ def joined(passes: Sequence[PassSpec]) -> PassSpec:
             "stop": first.stop.model_copy(update={"every": every}) if first.stop else None,
             "preserve": 1 / sum(1 / spec.preserve for spec in passes),
             "rollback": first.rollback.model_copy(update={"drift": drift}) if first.rollback else None,
+            "stored_as": first.stored_as.model_copy(update={"share": share}) if first.stored_as else None,
             "retain": first.retain.model_copy(
                 update={"kept": tuple(dict.fromkeys(s for spec in passes for s in spec.retain.kept)), "forgotten": ()}
             ),

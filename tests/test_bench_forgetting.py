@@ -70,7 +70,7 @@ def test_a_whole_vocabulary_lacks_nothing_but_what_is_forgotten() -> None:
     rows = [s for s in scenarios(QUICK, "guarded") if s.whole]
     assert [s.name for s in rows] == [
         "whole-sequence-2-order-0",
-        *(f"whole-long-{mode}" for mode in ("sequential", "merge", "joint")),
+        *(f"whole-long-{mode}" for mode in ("sequential", "mended", "merge", "joint")),
     ]
     plan = plan_of(rows[0], QUICK, {"preset": "guarded"}, checkpoint())
     forgotten = {word for spec in plan.passes for name in spec.names for word in name.casefold().split()}
@@ -88,7 +88,7 @@ def test_a_short_sequence_is_six_concepts_of_the_ten_with_and_without_the_whole_
 
 def test_a_long_sequence_is_thirty_concepts_in_each_mode_and_asks_for_thirty_others() -> None:
     long = [s for s in scenarios(FULL, "guarded") if s.name.startswith("long")]
-    assert [s.sequence for s in long] == ["sequential", "merge", "joint"]
+    assert [s.sequence for s in long] == ["sequential", "mended", "merge", "joint"]
     assert len(LONG) == 30 == len({concept["phrase"] for concept in LONG})
     plan = plan_of(long[0], FULL, {"preset": "guarded"}, checkpoint())
     told = {p.subject for p in plan.probes if p.role == "retained" and not p.neighbour_of}

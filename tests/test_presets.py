@@ -62,7 +62,8 @@ def test_departures_are_known_by_name_and_stated_in_the_plan(preset: PresetName,
 def test_every_departure_is_one_of_some_preset(base: Checkpoint) -> None:
     asked = [
         *({"preset": preset} for preset in NAMES),
-        *({"sequence": "merge"}, {"preset": "official", "steps": 3}, {"preset": "official", "inverted_tokens": 4}),
+        *({"sequence": "merge"}, {"sequence": "mended"}),
+        *({"preset": "official", "steps": 3}, {"preset": "official", "inverted_tokens": 4}),
         {"inversion_rounds": 2},
     ]
     stated = {name for eraser in asked for spec in planned(base, **eraser).passes for name in spec.departures}

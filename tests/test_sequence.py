@@ -68,8 +68,21 @@ def test_passes_apart_know_of_no_other_and_leave_no_model_between_them(
     assert plan.between == ()
     assert plan.digest != planned(quickstart, suite, base).digest
     assert (plan.merge_preserve is None) == (sequence == "joint")
+    assert plan.merge_looks == 0
     write_record(tmp_path / "plan.json", plan)
     assert read_record(tmp_path / "plan.json", Plan) == plan
+
+
+def test_passes_that_are_mended_run_in_turn_and_one_solution_follows_them(
+    quickstart: Manifest, suite: AuditSuite, base: Checkpoint
+) -> None:
+    plan, alone = planned(quickstart, suite, base, sequence="mended"), planned(quickstart, suite, base)
+    assert passes_run(plan) == plan.passes
+    assert [spec.retain for spec in plan.passes] == [spec.retain for spec in alone.passes]
+    assert plan.between == ()
+    assert plan.merge_preserve is not None and plan.merge_looks > 0
+    assert all({"in-sequence", "mended"} <= set(spec.departures) for spec in plan.passes)
+    assert plan.digest != alone.digest
 
 
 def test_joint_pass_has_every_sentence_led_as_far_as_in_its_own_pass(
@@ -116,6 +129,16 @@ def test_joint_pass_may_cost_what_changes_of_its_concepts_come_to_together(
     assert whole.rollback.drift == pytest.approx(sum(b**2 for b in budgets) ** 0.5)
 
 
+def test_what_is_forgotten_together_may_take_the_bytes_of_its_passes(
+    quickstart: Manifest, suite: AuditSuite, base: Checkpoint
+) -> None:
+    plan = planned(quickstart, suite, base, sequence="joint")
+    (whole,) = passes_run(plan)
+    assert whole.stored_as is not None
+    assert whole.stored_as.share == pytest.approx(sum(spec.stored_as.share for spec in plan.passes if spec.stored_as))
+    assert {spec.stored_as.error for spec in plan.passes if spec.stored_as} == {whole.stored_as.error}
+
+
 def test_pass_that_protects_no_language_has_no_budget(
     quickstart: Manifest, suite: AuditSuite, base: Checkpoint
 ) -> None:
@@ -125,16 +148,18 @@ def test_pass_that_protects_no_language_has_no_budget(
         assert {spec.rollback for spec in passes_run(plan)} == {None}
 
 
+@pytest.mark.parametrize("sequence", ["mended", "merge"])
 def test_merging_without_a_retained_language_is_refused(
-    quickstart: Manifest, suite: AuditSuite, base: Checkpoint
+    quickstart: Manifest, suite: AuditSuite, base: Checkpoint, sequence: str
 ) -> None:
-    with pytest.raises(InputError, match="projection off"):
-        planned(quickstart, suite, base, sequence="merge", projection="off")
+    with pytest.raises(InputError, match=f"{sequence} with projection off"):
+        planned(quickstart, suite, base, sequence=sequence, projection="off")
 
 
 @pytest.mark.parametrize(
     ("sequence", "words"),
     [
+        ("mended", "Concepts were forgotten one after another, then mended in closed form."),
         ("merge", "Concepts were forgotten each from the base alone, then merged in closed form."),
         ("joint", "Concepts were forgotten all at once."),
     ],

@@ -1,5 +1,7 @@
 """Merges passes that each started from the base: one linear solve a head does what each does on its own concept.
 
+Passes that ran in turn are mended by the same solve: then what they do together is wanted on the concept of each.
+
 The idea is that of MACE's fusion (arXiv 2403.06135). As in `fmn_guard.forget.closed_form`, what is preserved is the
 language itself, and states count as heads read them.
 """
@@ -16,12 +18,12 @@ from ..model.attention import EditedLinear
 from .reading import Moments
 
 
-class Alone(NamedTuple):
-    """What a pass does by itself.
+class Wanted(NamedTuple):
+    """What is wanted on one concept.
 
     Attributes:
-        edits: its change of each layer's weight, from the base: (out, in).
-        read: mean of r r^T over what heads read of its concept.
+        edits: the change of each layer's weight, from the base, that does it: (out, in).
+        read: mean of r r^T over what heads read of the concept.
     """
 
     edits: dict[str, Tensor]
@@ -30,7 +32,7 @@ class Alone(NamedTuple):
 
 @torch.no_grad()
 def merge(
-    layers: dict[str, EditedLinear], passes: Sequence[Alone], language: Moments, preserve: float, damping: float
+    layers: dict[str, EditedLinear], passes: Sequence[Wanted], language: Moments, preserve: float, damping: float
 ) -> None:
     """Sets each layer's edit to the least-squares merger of all passes.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,7 +30,7 @@ from ..record import Digest, Record, bytes_digest, digest, write_atomic, write_r
 from ..sequence import joined, passes_run
 from ..weights import part_bytes
 from .factors import Stored, dense, store
-from .merge import Alone, merge
+from .merge import Wanted, merge
 from .patch import PATCH, Part, PartFacts, Patch, edits_after, pack, unpack, write_patch
 from .published import resteer_as_published
 from .reading import Moments
@@ -84,7 +84,8 @@ def run_plan(
     stored = part_bytes(checkpoint.folder / family.denoiser, family.parts[family.denoiser])
     with (edited_weights if published else edited_values)(denoiser(pipeline)) as layers:
         work = _Work(pipeline, layers, plan, plan_digest, checkpoint, language, stored, progress)
-        records, parts = (_run_apart if plan.sequence == "merge" else _run_in_turn)(work, ledger)
+        run = {"mended": _run_and_mend, "merge": _run_apart}.get(plan.sequence, _run_in_turn)
+        records, parts = run(work, ledger)
     patch_digest = write_patch(out / PATCH, Patch(plan.base.identity, work.denoiser_bytes, tuple(parts)))
     result = PassRecords(
         plan_digest=plan_digest, base_digest=plan.base.identity, passes=tuple(records), patch_digest=patch_digest
@@ -111,6 +112,10 @@ class _Work(NamedTuple):
         """The layers, where passes edit values of cross-attentions alone."""
         return {name: layer for name, layer in self.layers.items() if isinstance(layer, EditedLinear)}
 
+    def no_edits(self) -> dict[str, Tensor]:
+        """Of the values."""
+        return {name: torch.zeros_like(layer.edit) for name, layer in self.values.items()}
+
 
 def _run_in_turn(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[Part]]:
     """Each pass on top of those before it; a joint one is the only one."""
@@ -122,26 +127,48 @@ def _run_in_turn(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[P
     return records, parts
 
 
+def _run_and_mend(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[Part]]:
+    """Each pass on top of those before it, then all of them solved again: the last record, and the only part."""
+    records, _ = _run_in_turn(work, ledger)
+    total = {name: layer.edit for name, layer in work.values.items()}
+    return _merged(work, [total] * len(records), records)
+
+
 def _run_apart(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[Part]]:
     """Each pass from the base alone, then all of them merged: the last record, and the only part of the patch."""
-    plan, layers, language = work.plan, work.values, work.language
     records, alone = ledger.resume()
-    for spec in plan.passes[len(records) :]:
-        for layer in layers.values():
-            layer.edit = torch.zeros_like(layer.edit)
+    none = work.no_edits()
+    for spec in work.plan.passes[len(records) :]:
+        for name, layer in work.values.items():
+            layer.edit = none[name]
         _run_next(work, spec, ledger, records, alone)
-    whole = joined(plan.passes)
+    return _merged(work, [none | edits_after([part]) for part in alone], records)
+
+
+def _merged(
+    work: _Work, edits: Sequence[dict[str, Tensor]], records: list[PassRecord]
+) -> tuple[list[PassRecord], list[Part]]:
+    """One solution that does to each pass's concept what the edits beside it do; held are the words it moves most."""
+    plan, layers, language = work.plan, work.values, work.language
+    whole, none = joined(plan.passes), work.no_edits()
     assert plan.merge_preserve is not None and whole.projection is not None
-    none = {name: torch.zeros_like(layer.edit) for name, layer in layers.items()}
+    nearest: tuple[str, ...] = ()
     with threads(whole.threads):
         with speaking_as_base(layers):
-            retained = language.moments(whole.retain)
-            read = [
+            told = retained = language.moments(whole.retain)
+            reads = [
                 language.read_of(tuple(prompt.text for prompt in spec.prompts), whole.retain) for spec in plan.passes
             ]
-            own = [none | edits_after([part]) for part in alone]
-            apart = [Alone(edits, each) for edits, each in zip(own, read, strict=True)]
-            merge(layers, apart, retained.language, plan.merge_preserve, whole.projection)
+        wanted = [Wanted(each, read) for each, read in zip(edits, reads, strict=True)]
+        merge(layers, wanted, retained.language, plan.merge_preserve, whole.projection)
+        for _ in range(plan.merge_looks):
+            found = tuple(dict.fromkeys((*nearest, *language.nearest(whole.retain, layers, none))))
+            if found == nearest:
+                break
+            nearest = found
+            with speaking_as_base(layers):
+                retained = language.moments(whole.retain, nearest)
+            merge(layers, wanted, retained.language, plan.merge_preserve, whole.projection)
         record = PassRecord(
             slug="merge",
             steps=0,
@@ -149,7 +176,8 @@ def _run_apart(work: _Work, ledger: _Ledger) -> tuple[list[PassRecord], list[Par
             still_shown=(),
             attention_mass=(),
             redirect_error=(),
-            drift=round(drift_of(layers, retained.language), 6),
+            drift=round(drift_of(layers, told.language), 6),
+            nearest=nearest,
             images_digest=digest([each.images_digest for each in records]),
         )
         part = _stored(work, none, whole, retained.whole, record)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fmn_guard.forget.merge import Alone, merge
+from fmn_guard.forget.merge import Wanted, merge
 from fmn_guard.model.attention import EditedLinear
 
 PRESERVE, DAMPING, HEADS, WIDTH = 0.7, 1e-2, 2, 6
@@ -19,7 +19,7 @@ def moment(states):
 def merged(edits, reads, retained, preserve=PRESERVE):
     layer = EditedLinear(torch.nn.Linear(WIDTH, 4, bias=False), HEADS)
     layer.edit = torch.full_like(layer.edit, 9.0)  # what the last pass left must not count
-    passes = [Alone({"v": torch.from_numpy(e).float()}, moment(r)) for e, r in zip(edits, reads, strict=True)]
+    passes = [Wanted({"v": torch.from_numpy(e).float()}, moment(r)) for e, r in zip(edits, reads, strict=True)]
     merge({"v": layer}, passes, moment(retained), preserve, DAMPING)
     return layer.edit.double().numpy()
 

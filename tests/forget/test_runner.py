@@ -12,6 +12,8 @@ from fmn_guard.forget import runner
 from fmn_guard.forget.patch import edits_after, read_patch
 from fmn_guard.forget.runner import run_plan
 from fmn_guard.manifest import CheckpointRef
+from fmn_guard.model.checkpoint import load_pipeline
+from fmn_guard.model.conditioning import text_states
 from fmn_guard.plan import compile_plan
 from fmn_guard.shipped import suites
 from fmn_guard.suite import load_suite
@@ -151,8 +153,11 @@ def test_joint_pass_over_one_concept_is_the_pass_of_that_concept(tiny_checkpoint
     assert all(torch.equal(patches[0][name], edit) for name, edit in patches[1].items())
 
 
-def test_merged_passes_each_start_from_the_base_and_resume_to_the_same_patch(tiny_checkpoint, tmp_path, monkeypatch):
-    plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE[:2], sequence="merge")
+@pytest.mark.parametrize(("sequence", "on_others"), [("merge", False), ("mended", True)])
+def test_passes_apart_and_in_turn_are_solved_as_one_and_resume_to_the_same_patch(
+    tiny_checkpoint, tmp_path, monkeypatch, sequence, on_others
+):
+    plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE[:2], sequence=sequence)
     real, begun = runner._run_pass, []
 
     def seen(work, spec):
@@ -161,7 +166,7 @@ def test_merged_passes_each_start_from_the_base_and_resume_to_the_same_patch(tin
 
     monkeypatch.setattr(runner, "_run_pass", seen)
     whole = run_plan(plan, checkpoint, tmp_path / "whole")
-    assert begun == [("lion", False), ("ink-drawing", False)]
+    assert begun == [("lion", False), ("ink-drawing", on_others)]
     assert [(r.slug, r.stopped) for r in whole.passes][-1] == ("merge", "merged")
     assert whole.passes[-1].drift > 0
     [part] = read_patch(tmp_path / "whole" / "patch.safetensors").parts
@@ -178,3 +183,19 @@ def test_merged_passes_each_start_from_the_base_and_resume_to_the_same_patch(tin
     monkeypatch.setattr(runner, "_run_pass", real)
     assert run_plan(plan, checkpoint, tmp_path / "cut") == whole
     assert not list((tmp_path / "cut").glob("*.partial*"))
+
+
+def test_mending_does_what_passes_did_to_their_names_and_costs_the_language_less(tiny_checkpoint, tmp_path):
+    edits, records = {}, {}
+    for sequence in ("sequential", "mended"):
+        plan, checkpoint = planned(tiny_checkpoint, tmp_path, THREE, sequence=sequence, learning_rate=0.1)
+        records[sequence] = run_plan(plan, checkpoint, tmp_path / sequence).passes
+        edits[sequence] = edits_after(read_patch(tmp_path / sequence / "patch.safetensors").parts)
+    assert records["mended"][:-1] == records["sequential"]
+    assert records["mended"][-1].drift < records["sequential"][-1].drift
+    assert set(records["mended"][-1].nearest).isdisjoint({"lion", "pistol"}) and records["mended"][-1].nearest
+    # heads of random weights read about the mean of a sentence's states
+    states = text_states(load_pipeline(tiny_checkpoint), ["a photo of a lion", "a photo of a pistol"]).mean(1)
+    for name, edit in edits["sequential"].items():
+        did = states @ edit.T
+        assert (states @ edits["mended"][name].T - did).norm() < 0.5 * did.norm(), name
