@@ -251,12 +251,13 @@ class EraserSettings(Record):
                     loc=("projection",),
                 )
             )
-        if self.inversion_rounds and self.sequence == "joint":
+        if self.inversion_rounds and self.sequence != "sequential":
             idle.append(
                 RuleViolation(
                     "rounds-apart",
-                    "inversion rounds attack one concept at a time, and a joint pass has them all at once",
-                    hint="set sequence to sequential or merge, or leave inversion_rounds out",
+                    "inversion rounds close roads beside the name, one concept at a time; "
+                    f"sequence {self.sequence} solves for the names of all, and would open them again",
+                    hint="leave out sequence or inversion_rounds",
                     loc=("inversion_rounds",),
                 )
             )

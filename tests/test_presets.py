@@ -155,7 +155,7 @@ def test_what_is_not_done_is_no_departure(base: Checkpoint) -> None:
         ("official", {"projection": 1e-3}),
         ("official", {"inversion_rounds": 3}),
         ("guarded", {"inversion_rounds": 3, "projection": "off"}),
-        ("guarded", {"inversion_rounds": 3, "sequence": "joint"}),
+        *(("guarded", {"inversion_rounds": 3, "sequence": mode}) for mode in ("mended", "merge", "joint")),
         ("official", {"sequence": "joint"}),
         ("unlearncanvas", {"sequence": "merge"}),
         ("closed-form", {"steps": 3}),
@@ -165,7 +165,7 @@ def test_what_is_not_done_is_no_departure(base: Checkpoint) -> None:
 def test_a_setting_that_a_preset_does_not_follow_is_refused(preset: str, setting: dict[str, object]) -> None:
     with pytest.raises(
         ValidationError,
-        match=r"does nothing under the preset|no closed-form solution|run one after another|all at once",
+        match=r"does nothing under the preset|no closed-form solution|run one after another|the names of all",
     ):
         manifest(preset=preset, **setting)
 
