@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from benchmarks.forgetting import profile
 from benchmarks.forgetting.inversions import recovered
 from benchmarks.forgetting.rows import Count, Distance, Pairs, Row
 from benchmarks.forgetting.scenarios import (
@@ -222,3 +224,16 @@ def test_rows_are_one_scenario_each() -> None:
         concept["kind"] for s in scenarios(FULL, "official") if s.name.startswith("one-") for concept in s.concepts
     ]
     assert kinds == ["object", "identity", "style", "nsfw"]
+
+
+def test_profile_counts_a_part_without_the_parts_that_it_calls() -> None:
+    ticks = count()
+    clock = profile.Clock(lambda: float(next(ticks)))  # each look at the clock takes a second
+    inner = clock.timed(lambda: None, "inner")
+    clock.timed(lambda: [inner(), inner()], profile.PASS)()
+    clock.timed(lambda: None, profile.PASS)()
+    assert clock.passes == [{profile.PASS: 3, "inner": 2}, {profile.PASS: 1}]
+
+
+def test_profile_knows_what_a_pass_is_made_of() -> None:
+    assert all(callable(getattr(place, name)) for place, name, _ in profile.PARTS)

@@ -19,10 +19,10 @@ from fmn_guard.presets import PRESETS
 
 from .scenarios import FULL, SEQUENCE, Scenario, checkpoint, plan_of
 
-_PASS = "the rest"
+PASS = "the rest"
 # Where a function is looked up when it is called, its name there, and what it does. Each counts without those it calls.
-_PARTS: tuple[tuple[Any, str, str], ...] = (
-    (runner, "_run_pass", _PASS),
+PARTS: tuple[tuple[Any, str, str], ...] = (
+    (runner, "_run_pass", PASS),
     (runner, "_pictures_to_forget", "drawing the name"),
     (runner, "_pictures_of_anchors", "drawing anchors"),
     (runner, "invert", "inversion"),
@@ -39,10 +39,15 @@ _PARTS: tuple[tuple[Any, str, str], ...] = (
 )
 
 
-class _Clock:
-    """CPU seconds of each part of each pass."""
+class Clock:
+    """CPU seconds of each part of each pass.
 
-    def __init__(self) -> None:
+    Args:
+        now: CPU seconds so far.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.process_time) -> None:
+        self._now = now
         self.passes: list[Counter[str]] = []
         self._called: list[float] = []
 
@@ -51,14 +56,14 @@ class _Clock:
 
         @wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if part == _PASS:
+            if part == PASS:
                 self.passes.append(Counter())
-            began = time.process_time()
+            began = self._now()
             self._called.append(0.0)
             try:
                 return function(*args, **kwargs)
             finally:
-                spent = time.process_time() - began
+                spent = self._now() - began
                 self.passes[-1][part] += spent - self._called.pop()
                 if self._called:
                     self._called[-1] += spent
@@ -72,10 +77,10 @@ def main() -> None:
     parser.add_argument("preset", nargs="?", choices=sorted(PRESETS), default="guarded")
     parser.add_argument("--passes", type=int, choices=range(2, len(SEQUENCE) + 1), default=4)
     asked = parser.parse_args()
-    base, clock = checkpoint(), _Clock()
+    base, clock = checkpoint(), Clock()
     scenario = Scenario("profile", SEQUENCE[: asked.passes], seed=9000, whole=True)
     with ExitStack() as stack, tempfile.TemporaryDirectory() as run:
-        for place, name, part in _PARTS:
+        for place, name, part in PARTS:
             stack.enter_context(patch.object(place, name, clock.timed(getattr(place, name), part)))
         runner.run_plan(plan_of(scenario, FULL, {"preset": asked.preset}, base), base, Path(run))
     first, *others = clock.passes

@@ -113,7 +113,7 @@ class _Work(NamedTuple):
         return {name: layer for name, layer in self.layers.items() if isinstance(layer, EditedLinear)}
 
     def no_edits(self) -> dict[str, Tensor]:
-        """Of the values."""
+        """Zeros of the shapes of the values' edits."""
         return {name: torch.zeros_like(layer.edit) for name, layer in self.values.items()}
 
 
