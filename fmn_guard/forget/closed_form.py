@@ -46,10 +46,35 @@ def redirect_holding(
     Returns:
         All words that are held now, and what must be left alone with them.
     """
-    for left in range(looks if hold_nearest else 0, -1, -1):
+
+    def solve(retained: Retained) -> None:
         for name, layer in layers.items():
             layer.edit = before[name]
         redirect(layers, *wanted, retained.whole, preserve, damping)
+
+    return solve_holding(solve, before, retained, hold_nearest, looks, held)
+
+
+def solve_holding(
+    solve: Callable[[Retained], None],
+    before: dict[str, Tensor],
+    retained: Retained,
+    hold_nearest: HoldNearest | None,
+    looks: int,
+    held: tuple[str, ...] = (),
+) -> tuple[tuple[str, ...], Retained]:
+    """Solves, and solves again with those words held that each solution moves most; see `redirect_holding`.
+
+    Args:
+        solve: puts a solution into the layers that leaves alone what it is given.
+        before: edits that solutions are compared with.
+        retained: what must be left alone, with the words already held.
+        hold_nearest: as of `redirect_holding`.
+        looks: how often it is asked, at most.
+        held: words already held.
+    """
+    for left in range(looks if hold_nearest else 0, -1, -1):
+        solve(retained)
         if left and hold_nearest:
             more, with_more = hold_nearest(before, held)
             if more == held:

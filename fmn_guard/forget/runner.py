@@ -29,6 +29,7 @@ from ..progress import Progress, silent
 from ..record import Digest, Record, bytes_digest, digest, write_atomic, write_record
 from ..sequence import joined, passes_run
 from ..weights import part_bytes
+from .closed_form import HoldNearest, solve_holding
 from .factors import Stored, dense, store
 from .merge import Wanted, merge
 from .patch import PATCH, Part, PartFacts, Patch, edits_after, pack, unpack, write_patch
@@ -151,24 +152,20 @@ def _merged(
     """One solution that does to each pass's concept what the edits beside it do; held are the words it moves most."""
     plan, layers, language = work.plan, work.values, work.language
     whole, none = joined(plan.passes), work.no_edits()
-    assert plan.merge_preserve is not None and whole.projection is not None
-    nearest: tuple[str, ...] = ()
+    preserve, damping = plan.merge_preserve, whole.projection
+    assert preserve is not None and damping is not None
     with threads(whole.threads):
         with speaking_as_base(layers):
-            told = retained = language.moments(whole.retain)
+            told = language.moments(whole.retain)
             reads = [
                 language.read_of(tuple(prompt.text for prompt in spec.prompts), whole.retain) for spec in plan.passes
             ]
         wanted = [Wanted(each, read) for each, read in zip(edits, reads, strict=True)]
-        merge(layers, wanted, retained.language, plan.merge_preserve, whole.projection)
-        for _ in range(plan.merge_looks):
-            found = tuple(dict.fromkeys((*nearest, *language.nearest(whole.retain, layers, none))))
-            if found == nearest:
-                break
-            nearest = found
-            with speaking_as_base(layers):
-                retained = language.moments(whole.retain, nearest)
-            merge(layers, wanted, retained.language, plan.merge_preserve, whole.projection)
+
+        def solve(retained: Retained) -> None:
+            merge(layers, wanted, retained.language, preserve, damping)
+
+        nearest, retained = solve_holding(solve, none, told, _hold_nearest(work, whole), plan.merge_looks)
         record = PassRecord(
             slug="merge",
             steps=0,
@@ -230,19 +227,24 @@ def _run_pass(work: _Work, spec: PassSpec) -> tuple[PassRecord, Part]:
         anchors = torch.cat([_pictures_of_anchors(pipeline, each, plan) for each in specs])
         retained = work.language.moments(spec.retain)
     seen = torch.cat([latents, anchors])
-    values = work.values
-
-    def hold_nearest(before: dict[str, Tensor], held: tuple[str, ...]) -> tuple[tuple[str, ...], Retained]:
-        words = tuple(dict.fromkeys((*held, *work.language.nearest(spec.retain, values, before))))
-        with speaking_as_base(values):
-            return words, work.language.moments(spec.retain, words)
+    values, nearest = work.values, _hold_nearest(work, spec)
 
     def run(dose: PassSpec) -> PassRecord:
-        nearest = hold_nearest if spec.retain.nearest else None
         return resteer(pipeline, values, dose, seen, retained, shown, still_shown, work.progress, nearest)
 
     record = within_budget(values, spec, retained.language, run)
     return record, _stored(work, before, spec, retained.whole, record)
+
+
+def _hold_nearest(work: _Work, spec: PassSpec) -> HoldNearest | None:
+    """What of `redirect_holding` says which words a pass's solution moves most; None where its plan holds none."""
+
+    def hold(before: dict[str, Tensor], held: tuple[str, ...]) -> tuple[tuple[str, ...], Retained]:
+        words = tuple(dict.fromkeys((*held, *work.language.nearest(spec.retain, work.values, before))))
+        with speaking_as_base(work.values):
+            return words, work.language.moments(spec.retain, words)
+
+    return hold if spec.retain.nearest else None
 
 
 def _asked(work: _Work, spec: PassSpec, latents: Tensor) -> tuple[list[int], Tensor]:
